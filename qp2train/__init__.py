@@ -1,0 +1,48 @@
+"""From a QuPath project to a trained model, and its predictions back into the project.
+
+The names below are loaded when first used: `import qp2train` imports no torch and starts no JVM.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+_HOME = {
+    "Annotation": "qp2train.core.annotation",
+    "ArraySlide": "qp2train.slides",
+    "Box": "qp2train.core.geometry",
+    "Confusion": "qp2train.core.confusion",
+    "LabelMap": "qp2train.core.labels",
+    "Model": "qp2train.learn.models",
+    "PatchTable": "qp2train.core.patches",
+    "Project": "qp2train.qupath.project",
+    "Qp2trainError": "qp2train.errors",
+    "ScoreMap": "qp2train.core.scores",
+    "Segmentation": "qp2train.learn.models",
+    "SlideFolder": "qp2train.qupath.folder",
+    "compare": "qp2train.infer.evaluate",
+    "evaluate": "qp2train.infer.evaluate",
+    "fit": "qp2train.learn.fit",
+    "load_model": "qp2train.learn.models",
+    "open_slide": "qp2train.slides",
+    "paint": "qp2train.sampling.mask",
+    "predict": "qp2train.infer.predict",
+    "read_geojson": "qp2train.qupath.geojson",
+    "sample_patches": "qp2train.sampling.plan",
+    "vectorise": "qp2train.infer.vectorise",
+    "write_geojson": "qp2train.qupath.geojson",
+}
+__all__ = sorted(_HOME)
+__version__ = version("qp2train")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'qp2train' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,1 @@
+"""The nouns that travel between rooms: plain data over numpy, pandas and shapely."""

@@ -1,0 +1,92 @@
+"""Annotation: one drawn or predicted object, in full-resolution pixels."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Literal
+
+import pandas as pd
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+Kind = Literal["annotation", "detection", "cell", "tile", "tma_core"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """Where in a stack an object lies: channel (-1 = all), z-slice, time point; as QuPath counts."""
+
+    c: int = -1
+    z: int = 0
+    t: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One object on a slide.
+
+    Args:
+        geometry: Polygon, MultiPolygon, (Multi)LineString or (Multi)Point in full-resolution pixels,
+            x right, y down, (0, 0) = the top-left corner of the first pixel.
+        class_name: QuPath's class, derived classes joined by ": " ("Tumor: Positive"); None = unclassified.
+        kind: QuPath's object type.
+        name: The object's own name, None if it has none.
+        measurements: Name → number; NaN is legal.
+        locked: Whether QuPath lets a user move it.
+        id: UUID text; made up when not given.
+        parent: The id of the object it lies under in QuPath's hierarchy; None = directly under the image.
+        plane: Channel, z-slice and time point.
+        ellipse: The ROI is an ellipse and `geometry` its polygon approximation.
+        color: The object's own (r, g, b), when it differs from its class's.
+        source: The model that made it; None = a human.
+        metadata: QuPath's text metadata of the object, provenance excluded.
+    """
+
+    geometry: BaseGeometry
+    class_name: str | None = None
+    _: KW_ONLY
+    kind: Kind = "annotation"
+    name: str | None = None
+    measurements: Mapping[str, float] = field(default_factory=dict)
+    locked: bool = False
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    parent: str | None = None
+    plane: Plane = Plane()
+    ellipse: bool = False
+    color: tuple[int, int, int] | None = None
+    source: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def to_frame(annotations: Iterable[Annotation]) -> pd.DataFrame:
+    """What painting and provenance need of annotations, as a table for Parquet (geometry as WKB)."""
+    rows = [
+        (a.id, a.parent, a.kind, a.class_name, a.name, a.locked, a.source, a.geometry, json.dumps(dict(a.measurements)))
+        for a in annotations
+    ]
+    columns = ["id", "parent", "kind", "class_name", "name", "locked", "source", "geometry", "measurements"]
+    frame = pd.DataFrame(rows, columns=columns)
+    frame["geometry"] = list(shapely.to_wkb(frame["geometry"].to_numpy(dtype=object)))
+    return frame
+
+
+def from_frame(frame: pd.DataFrame) -> list[Annotation]:
+    """The inverse of `to_frame`."""
+    rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [
+        Annotation(
+            shapely.from_wkb(row["geometry"]),
+            row["class_name"],
+            kind=row["kind"],
+            name=row["name"],
+            measurements=json.loads(row["measurements"]),
+            locked=bool(row["locked"]),
+            id=row["id"],
+            parent=row["parent"],
+            source=row["source"],
+        )
+        for row in rows
+    ]

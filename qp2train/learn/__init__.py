@@ -1,0 +1,1 @@
+"""Patch table → trained model. The first room that imports torch."""

@@ -1,0 +1,107 @@
+"""Augmentation: what another slide, scanner or stain could have looked like (albumentations)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import albumentations as A
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from qp2train.core.labels import IGNORE
+from qp2train.errors import Qp2trainError
+
+Strength = Literal["none", "flips", "medium", "strong"]
+
+# A patch is read this much larger than it is used, so that a rotated or shifted one has no made-up corners.
+CONTEXT = 1.4
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A seeded augmentation of one patch and its mask.
+
+    Args:
+        size_px: Side of what comes out.
+        strength: "none"; "flips" (and quarter turns); "medium": also rotation, scale, elastic deformation,
+            stain (optical density, haematoxylin and eosin), hue, brightness, focus and noise; "strong": the
+            same with wider ranges, for few patients.
+    """
+
+    size_px: int
+    strength: Strength = "medium"
+
+    def __post_init__(self) -> None:
+        if self.strength not in get_args(Strength):
+            raise Qp2trainError(f"augment must be one of {', '.join(get_args(Strength))}, not {self.strength!r}")
+
+    @property
+    def read_px(self) -> int:
+        """The side of the patch to read, in patch pixels: `size_px`, or more if it will be turned."""
+        return self.size_px if self.strength in ("none", "flips") else round(self.size_px * CONTEXT)
+
+    def compose(self) -> A.Compose:
+        """The transforms. `fill_mask` is the ignore value: a made-up corner costs nothing."""
+        if self.strength == "none":
+            return A.Compose([])
+        if self.strength == "flips":
+            return A.Compose([A.D4(p=1)])
+        return A.Compose([*_geometry(self.size_px), *_stain(wide=self.strength == "strong"), *_optics()])
+
+
+def apply(
+    transform: A.Compose, image: NDArray[np.uint8], mask: NDArray[np.uint8], *, seed: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """One augmented (image H×W×3, mask H×W), both uint8. The same seed gives the same result in any process."""
+    transform.set_random_seed(seed)
+    out = transform(image=image, mask=mask)
+    return out["image"], out["mask"]
+
+
+def _geometry(size: int) -> Sequence[A.BasicTransform]:
+    return (
+        A.D4(p=1),
+        A.Affine(
+            scale=(0.75, 1.35),
+            rotate=(-45, 45),
+            shear=(-8, 8),
+            border_mode=cv2.BORDER_REFLECT_101,
+            fill_mask=IGNORE,
+            p=0.7,
+        ),
+        A.ElasticTransform(alpha=40, sigma=6, border_mode=cv2.BORDER_REFLECT_101, p=0.25),
+        A.CenterCrop(size, size),
+    )
+
+
+def _stain(*, wide: bool) -> Sequence[A.BasicTransform]:
+    """Gamma g multiplies the optical density by g: a thicker section, a longer bath. Both sides equally often."""
+    low, high = (40, 250) if wide else (60, 170)
+    hue, saturation, value = (12, 25, 10) if wide else (8, 15, 8)
+    return (
+        A.OneOf([A.RandomGamma((low, 100), p=1), A.RandomGamma((100, high), p=1)], p=0.8 if wide else 0.5),
+        A.HEStain(
+            method="random_preset",
+            intensity_scale_range=(0.75, 1.25),
+            intensity_shift_range=(-0.05, 0.05),
+            augment_background=True,
+            p=0.3,
+        ),
+        A.HueSaturationValue(hue, saturation, value, p=0.5),
+        A.RandomBrightnessContrast(0.1, 0.1, p=0.5),
+    )
+
+
+def _optics() -> Sequence[A.BasicTransform]:
+    focus = A.OneOf(
+        [
+            A.GaussianBlur(sigma_limit=(0.3, 1.2), blur_limit=0),
+            A.Sharpen(alpha=(0.1, 0.4)),
+            A.Downscale(scale_range=(0.5, 0.9)),
+        ],
+        p=0.25,
+    )
+    return focus, A.GaussNoise(std_range=(0.01, 0.05), p=0.25)

@@ -1,0 +1,1 @@
+"""QuPath's files, in and out, without Java: projects, .qpdata and GeoJSON."""

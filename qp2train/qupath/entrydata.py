@@ -1,0 +1,177 @@
+"""Change an entry's data.qpdata: read, edit in memory, parse back, replace the file whole.
+
+Section by section what QuPath's DefaultProject does when it saves an image, except that the old file is never out
+of its place.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qp2train.core.annotation import Annotation
+from qp2train.errors import EntryChangedError, ProjectError, QuPathFormatError
+from qp2train.qupath.entry import ImageEntry, located_errors
+from qp2train.qupath.javanodes import JString
+from qp2train.qupath.javastream import gc_paused, serialise
+from qp2train.qupath.pathobject import PathObject, Rgb, walk
+from qp2train.qupath.qpbuild import new_file
+from qp2train.qupath.qpdata import QpData, load
+from qp2train.qupath.qpproj import DATA_FILE, QUPATH_VERSION, save_summary, to_json
+from qp2train.qupath.savefile import BACKUP_SUFFIX, Stamp, check_unchanged, lock, read_stamped, remove, save
+from qp2train.qupath.writeback import (
+    Mode,
+    WriteReport,
+    class_colors,
+    holds_written_objects,
+    object_ids,
+    remove_objects,
+    write_objects,
+)
+
+IMAGE_TYPES = ("BRIGHTFIELD_H_E", "BRIGHTFIELD_H_DAB", "BRIGHTFIELD_OTHER", "FLUORESCENCE", "OTHER", "UNSET")
+# QuPath skips this text when it reads the file and drops it when it saves: so a file that has it is ours alone.
+_MARKER = "made by qp2train"
+
+
+def write(
+    entry: ImageEntry,
+    annotations: Sequence[Annotation],
+    *,
+    source: str,
+    mode: Mode,
+    colors: Mapping[str, Rgb],
+) -> tuple[WriteReport, dict[str, Rgb]]:
+    """Write annotations into an entry; see `Project.write`. Also returns the colours that classes have in the file."""
+    in_file: dict[str, Rgb] = {}  # before the change
+
+    def change(data: QpData) -> WriteReport:
+        in_file.update(class_colors(data))
+        return write_objects(data, annotations, source=source, mode=mode, colors=colors)
+
+    return _update(entry, change), in_file
+
+
+def clear(entry: ImageEntry, *, source: str, edited: bool) -> WriteReport | None:
+    """Take a source's objects out of an entry; None if it holds none. See `Project.clear`."""
+    if not entry.data_path.is_file():
+        return None
+
+    def change(data: QpData) -> WriteReport:
+        removal = remove_objects(data, source, edited=edited)
+        return WriteReport(
+            "", source, removed=len(removal.removed), kept_edited=len(removal.edited), moved_up=removal.moved_up
+        )
+
+    report = _update(entry, change)
+    return report if report.removed or report.kept_edited else None
+
+
+def create(
+    entry: ImageEntry,
+    project_file: Path,
+    builder: Mapping[str, Any],
+    *,
+    image_type: str,
+    thumbnail: bytes | None,
+    annotations: Sequence[Annotation] = (),
+    colors: Mapping[str, Rgb] | None = None,
+) -> None:
+    """Make the data folder of a new entry; `annotations` go in as a human's."""
+    if image_type not in IMAGE_TYPES:
+        raise ProjectError(f"image_type={image_type!r}: use one of {', '.join(IMAGE_TYPES)}")
+    try:
+        entry.folder.mkdir(parents=True)
+    except OSError as error:
+        raise ProjectError(f"{entry.folder} cannot be made: {error.strerror or error}") from error
+    header = {
+        "dataVersion": 3,
+        "qupathVersion": QUPATH_VERSION,
+        "server": builder,
+        "id": str(entry.data_path),
+    }
+    contents = new_file(
+        to_json(header, pretty=False).decode(),
+        image_type=image_type,
+        root_id=str(uuid.uuid4()),
+        marker=None,
+        properties={"PROJECT_ENTRY_ID": f"{project_file}::{entry.id}"},
+    )
+    data = serialise(contents)
+    if annotations:
+        loaded = load(data)
+        write_objects(loaded, annotations, source=None, colors=colors)
+        data = loaded.to_bytes()
+    save(entry.folder / "server.json", to_json(builder))
+    save(entry.data_path, data)
+    if thumbnail is not None:
+        save(entry.folder / "thumbnail.jpg", thumbnail)
+    save_summary(entry.folder, walk(load(data).root), image_type=image_type, server=builder["metadata"])
+
+
+def _update(entry: ImageEntry, change: Callable[[QpData], WriteReport]) -> WriteReport:
+    path = entry.data_path
+    interrupted = path.with_name(path.name + ".bkp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ProjectError(f"{path.parent} cannot be made: {error.strerror or error}") from error
+    with lock(path), located_errors(path), gc_paused():
+        if interrupted.exists():
+            raise EntryChangedError(
+                f"{interrupted} is there: QuPath saves this image now, or died while saving. "
+                "Open and save the image in QuPath, then repeat; nothing was written"
+            )
+        if entry._seen is not None:
+            check_unchanged(path, entry._seen)
+        old, stamp = read_stamped(path)
+        data = load(_empty_file(entry) if old is None else old)
+        ours = holds_written_objects(data)
+        report = _named(change(data), entry.name)
+        if _ours_alone(data):
+            if old is not None:
+                remove(path, expected=stamp)
+                (entry.folder / "summary.json").unlink(missing_ok=True)
+            entry._seen = Stamp()
+            return report
+        new = data.to_bytes()
+        if new == old:
+            return report
+        objects = _verified(data, new)
+        keep = BACKUP_SUFFIX if not ours or not path.with_name(path.name + BACKUP_SUFFIX).exists() else None
+        save(path, new, expected=stamp, backup=keep)
+        entry._seen = read_stamped(path)[1]
+        save_summary(entry.folder, objects, image_type="UNSET", server=entry._server)
+    return report
+
+
+def _empty_file(entry: ImageEntry) -> bytes:
+    header = {"dataVersion": 3, "qupathVersion": QUPATH_VERSION, "server": dict(entry._builder)}
+    text = to_json(header, pretty=False).decode()
+    root_id = str(uuid.uuid4())
+    return serialise(new_file(text, image_type="UNSET", root_id=root_id, marker=_MARKER, properties={}))
+
+
+def _ours_alone(data: QpData) -> bool:
+    """Whether the file is one that we made, QuPath never saved, and that holds no object."""
+    marked = any(isinstance(node, JString) and node.text == _MARKER for node in data.contents)
+    return marked and not any(obj.parent for obj in walk(data.root))
+
+
+def _verified(data: QpData, written: bytes) -> list[PathObject]:
+    """Parse what will be written: it must be read back with the same objects in the same order."""
+    again = load(written)
+    objects = list(walk(again.root))
+    if object_ids(again.header, objects) != object_ids(data.header, walk(data.root)):
+        raise QuPathFormatError("what would be written is not read back as the same objects; nothing was written")
+    return objects
+
+
+def _named(report: WriteReport, entry: str) -> WriteReport:
+    counts = {name: getattr(report, name) for name in ("added", "removed", "kept_edited", "superseded", "moved_up")}
+    return WriteReport(entry, report.source, **counts)
+
+
+__all__ = ["DATA_FILE", "IMAGE_TYPES", "clear", "create", "write"]

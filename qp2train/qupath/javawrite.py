@@ -1,0 +1,163 @@
+"""The other half of `javastream`: a tree of nodes back to the bytes of a Java stream."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from itertools import chain
+
+from qp2train.qupath import javanodes as tc
+from qp2train.qupath.javanodes import (
+    FIRST_HANDLE,
+    MAGIC,
+    PRIMITIVE,
+    Block,
+    ClassDesc,
+    JArray,
+    JClass,
+    JEnum,
+    JObject,
+    JString,
+    Node,
+    Reset,
+    Value,
+)
+
+_U2, _I4, _I8 = struct.Struct(">H"), struct.Struct(">i"), struct.Struct(">q")
+
+
+def serialise(contents: list[Node]) -> bytes:
+    """A stream that holds `contents`; the exact bytes they were parsed from, if nothing was changed."""
+    writer = _Writer()
+    writer.write(contents)
+    return bytes(writer.out)
+
+
+class _Writer:
+    def __init__(self) -> None:
+        self.out = bytearray(MAGIC)
+        self.handles: dict[int, bytes] = {}
+        self.count = 0
+
+    def write(self, contents: list[Node]) -> None:
+        out, handles = self.out, self.handles
+        stack: list[Iterator[Value | Reset]] = [iter(contents)]
+        while stack:
+            for node in stack[-1]:
+                if node is None:
+                    out.append(tc.NULL)
+                    continue
+                kind = type(node)
+                if kind is bytes:
+                    out += node  # type: ignore[operator]
+                elif kind is Block:
+                    self._block(node)  # type: ignore[arg-type]
+                elif kind is list:
+                    stack.append(chain(node, (_END_MARK,)))  # type: ignore[arg-type]
+                    break
+                elif node is _END_MARK:
+                    out.append(tc.END)
+                elif kind is Reset:
+                    out.append(tc.RESET)
+                    handles.clear()
+                    self.count = 0
+                elif (handle := handles.get(id(node))) is not None:
+                    out += handle
+                elif kind is JString:
+                    self._string(node)  # type: ignore[arg-type]
+                elif isinstance(node, JObject):
+                    out.append(tc.OBJECT)
+                    self._class(node.desc)
+                    self._new(node)
+                    stack.append(iter(node.values))
+                    break
+                elif isinstance(node, JArray):
+                    out.append(tc.ARRAY)
+                    self._class(node.desc)
+                    self._new(node)
+                    if isinstance(node.items, bytes):
+                        out += _I4.pack(len(node.items) // PRIMITIVE[node.desc.name[1]].size)
+                        out += node.items
+                        continue
+                    out += _I4.pack(len(node.items))
+                    stack.append(iter(node.items))
+                    break
+                elif isinstance(node, JEnum):
+                    out.append(tc.ENUM)
+                    self._class(node.desc)
+                    self._new(node)
+                    self._text(node.constant)
+                elif isinstance(node, JClass):
+                    out.append(tc.CLASS)
+                    self._class(node.desc)
+                    self._new(node)
+                elif isinstance(node, ClassDesc):
+                    self._class(node)
+                else:
+                    raise TypeError(f"{kind.__name__} is no node of a Java stream")
+            else:
+                stack.pop()
+
+    def _new(self, node: object) -> None:
+        self.handles[id(node)] = b"\x71" + _I4.pack(FIRST_HANDLE + self.count)
+        self.count += 1
+
+    def _block(self, block: Block) -> None:
+        if block.long:
+            self.out += b"\x7a" + _I4.pack(len(block.data))
+        else:
+            self.out += bytes((tc.BLOCK, len(block.data)))
+        self.out += block.data
+
+    def _string(self, node: JString) -> None:
+        self._new(node)
+        size = len(node.raw)
+        self.out += b"\x7c" + _I8.pack(size) if node.long else b"\x74" + _U2.pack(size)
+        self.out += node.raw
+
+    def _text(self, node: JString) -> None:
+        handle = self.handles.get(id(node))
+        if handle is None:
+            self._string(node)
+        else:
+            self.out += handle
+
+    def _utf(self, raw: bytes) -> None:
+        self.out += _U2.pack(len(raw))
+        self.out += raw
+
+    def _class(self, desc: ClassDesc | None) -> None:
+        out = self.out
+        while desc is not None:
+            handle = self.handles.get(id(desc))
+            if handle is not None:
+                out += handle
+                return
+            out.append(tc.CLASSDESC if desc.interfaces is None else tc.PROXYDESC)
+            if desc.interfaces is None:
+                self._utf(desc.raw_name)
+                out += _I8.pack(desc.uid)
+                self._new(desc)
+                out += struct.pack(">BH", desc.flags, len(desc.fields))
+                for f in desc.fields:
+                    out += f.type.encode("ascii")
+                    self._utf(f.name)
+                    if f.signature is not None:
+                        self._text(f.signature)
+            else:
+                self._new(desc)
+                out += _I4.pack(len(desc.interfaces))
+                for name in desc.interfaces:
+                    self._utf(name)
+            if desc.annotation:
+                self.write(desc.annotation)
+            out.append(tc.END)
+            desc = desc.parent
+        out.append(tc.NULL)
+
+
+class _EndMark(Reset):
+    __slots__ = ()
+
+
+_END_MARK = _EndMark()

@@ -1,0 +1,315 @@
+"""Project: a QuPath project to list, read and write back to. No Java, no QuPath."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from qp2train.core.annotation import Annotation
+from qp2train.errors import NotAProjectError, ProjectError
+from qp2train.qupath import entrydata, projecthtml, qpproj
+from qp2train.qupath.entry import ImageEntry
+from qp2train.qupath.pathobject import Rgb
+from qp2train.qupath.savefile import save
+from qp2train.qupath.uris import Locator, path_to_uri, project_uri
+from qp2train.qupath.writeback import Mode, WriteReport, check_class_name
+
+log = logging.getLogger(__name__)
+
+Selection = Literal["annotated", "unannotated"] | Callable[[ImageEntry], bool]
+
+
+class Project:
+    """A QuPath project (0.4 to 0.7): a sequence of ImageEntry in the order QuPath shows.
+
+    Args:
+        path: The project's folder or its project.qpproj.
+        image_roots: Folders in which to look for slides that have moved.
+        backend: "java-free"; the only one for now.
+
+    Raises:
+        NotAProjectError: The path is no QuPath project.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        image_roots: Iterable[str | Path] = (),
+        backend: Literal["java-free"] = "java-free",
+    ) -> None:
+        if backend != "java-free":
+            raise ProjectError(f'backend={backend!r}: only "java-free" exists')
+        self.file = qpproj.find_project(Path(path).absolute())
+        self._data = qpproj.read_project(self.file)
+        uri = self._data.get("uri")
+        roots = tuple(Path(root).absolute() for root in image_roots)
+        self._locator = Locator(self.path, uri if isinstance(uri, str) else None, roots)
+        self._entries = [self._entry(item) for item in self._data["images"]]
+
+    @classmethod
+    def create(cls, path: str | Path, *, classes: Mapping[str, Rgb] | None = None) -> Project:
+        """Make an empty project in a new or empty folder, as QuPath 0.6 does.
+
+        Raises:
+            ProjectError: The folder holds a project already, or cannot be written.
+        """
+        folder = Path(path).absolute()
+        if any(folder.glob("*.qpproj")):
+            raise ProjectError(f"{folder} holds a QuPath project already: open it with Project(path)")
+        try:
+            for part in ("data", "classifiers"):
+                (folder / part).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ProjectError(f"{folder} cannot be made: {error.strerror or error}") from error
+        file = folder / qpproj.PROJECT_FILE
+        now = time.time_ns() // 1_000_000
+        save(folder / "data" / "metadata.json", b"{}")
+        qpproj.save_classes(folder, classes or {})
+        content = {
+            "version": qpproj.QUPATH_VERSION,
+            "createTimestamp": now,
+            "modifyTimestamp": now,
+            "uri": project_uri(file),
+            "lastID": 0,
+            "images": [],
+        }
+        qpproj.save_project(file, content)
+        return cls(file)
+
+    @property
+    def path(self) -> Path:
+        """The project's folder."""
+        return self.file.parent
+
+    @property
+    def name(self) -> str:
+        """The folder's name, as QuPath names a project."""
+        return self.path.name
+
+    @property
+    def version(self) -> str | None:
+        """The QuPath version that saved the project last."""
+        version = self._data.get("version")
+        return None if version is None else str(version)
+
+    @property
+    def classes(self) -> dict[str, Rgb]:
+        """Class name → (r, g, b), in QuPath's order."""
+        return qpproj.read_classes(self.path)
+
+    def set_classes(self, colors: Mapping[str, Rgb]) -> None:
+        """Make these the project's classes.
+
+        Raises:
+            LabelError: A name that QuPath cannot hold.
+            ProjectError: The file could not be written.
+        """
+        for name in colors:
+            check_class_name(name)
+        qpproj.save_classes(self.path, colors)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[ImageEntry]:
+        return iter(self._entries)
+
+    def __repr__(self) -> str:
+        return f"Project({str(self.file)!r}, {len(self)} images)"
+
+    def _repr_html_(self) -> str:
+        return projecthtml.table(self)
+
+    def __getitem__(self, key: str | int) -> ImageEntry:
+        """The entry of an id, or of an image name that only one entry has.
+
+        Raises:
+            ProjectError: There is none, or there are several.
+        """
+        for entry in self._entries:
+            if entry.id == str(key):
+                return entry
+        named = [entry for entry in self._entries if entry.name == key]
+        if len(named) == 1:
+            return named[0]
+        if named:
+            raise ProjectError(f"{len(named)} images are named {key!r}: use an id, {[e.id for e in named]}")
+        known = ", ".join(f"{entry.id} ({entry.name})" for entry in self._entries) or "none"
+        raise ProjectError(f"no image {key!r} in {self.name}; known: {known}")
+
+    def select(self, which: Selection) -> list[ImageEntry]:
+        """The entries that a human has annotated, that none has, or that a function picks.
+
+        What qp2train wrote does not count as annotated, unless a human has made it his own; detections do not either.
+
+        Raises:
+            ProjectError: `which` is neither.
+            QuPathFormatError: An entry's data cannot be read.
+        """
+        if callable(which):
+            return [entry for entry in self._entries if which(entry)]
+        if which not in ("annotated", "unannotated"):
+            raise ProjectError(f'select({which!r}): use "annotated", "unannotated" or a function of an entry')
+        wanted = which == "annotated"
+        return [e for e in self._entries if any(a.source is None for a in e.annotations()) is wanted]
+
+    def write(
+        self,
+        entry: ImageEntry | str,
+        annotations: Sequence[Annotation],
+        *,
+        source: str,
+        mode: Mode = "replace",
+        colors: Mapping[str, Rgb] | None = None,
+    ) -> WriteReport:
+        """Write a model's annotations into an entry; whatever the model did not write stays as it is, to the byte.
+
+        Args:
+            entry: An entry of this project, or its id.
+            annotations: In full-resolution pixels, parents before children. Ids are kept.
+            source: The model's id, kept with every object.
+            mode: "replace" what the same source wrote earlier, except what a human has edited; or "add" to it.
+            colors: Class name → (r, g, b) for classes that the project lacks; they are added to it.
+
+        Before the first change, and whenever the file holds nothing of ours, it is copied to
+        `data.qpdata.qp2train-backup`: the last state that was the human's alone.
+
+        Raises:
+            EntryChangedError: The entry changed since it was read, QuPath's save of it was interrupted, or another
+                process is writing it.
+            ProjectError: An id that is taken, a parent that is not there, a full disk. Nothing is changed then.
+            QuPathFormatError: The entry's data cannot be read, or a geometry cannot be written.
+        """
+        if not source:
+            raise ProjectError("source='': give the model's id, so that its objects can be told from yours")
+        entry = self._own(entry)
+        used = {a.class_name for a in annotations if a.class_name is not None}
+        known = self.classes
+        palette = {**{name: qpproj.default_color(name) for name in used}, **(colors or {}), **known}
+        report, in_file = entrydata.write(entry, annotations, source=source, mode=mode, colors=palette)
+        missing = [a.class_name for a in annotations if a.class_name is not None and a.class_name not in known]
+        if missing:
+            given = {**palette, **in_file, **(colors or {})}
+            qpproj.save_classes(self.path, {**known, **{name: given[name] for name in missing}})
+        log.info("%s", report)
+        return report
+
+    def clear(
+        self, *, source: str, entries: Iterable[ImageEntry | str] | None = None, edited: bool = False
+    ) -> list[WriteReport]:
+        """Take out what `source` wrote; a file that held nothing else of ours is then what it was, byte for byte.
+
+        Args:
+            source: The model's id.
+            entries: Entries or ids; None = all.
+            edited: Take out what a human has edited, too.
+
+        Returns:
+            One report per entry that held objects of the source.
+
+        Raises:
+            EntryChangedError, QuPathFormatError: As `write`. Entries before the failing one are cleared.
+        """
+        chosen = self._entries if entries is None else [self._own(entry) for entry in entries]
+        reports = [entrydata.clear(entry, source=source, edited=edited) for entry in chosen]
+        found = [report for report in reports if report is not None]
+        for report in found:
+            log.info("%s", report)
+        return found
+
+    def add_image(
+        self,
+        slide_path: str | Path,
+        *,
+        width: int,
+        height: int,
+        downsamples: Sequence[float] = (1.0,),
+        mpp: float | tuple[float, float] | None = None,
+        magnification: float | None = None,
+        tile_px: tuple[int, int] = (256, 256),
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        tags: Sequence[str] = (),
+        description: str | None = None,
+        image_type: str = "BRIGHTFIELD_H_E",
+        thumbnail: bytes | None = None,
+        annotations: Sequence[Annotation] = (),
+    ) -> ImageEntry:
+        """Add a slide, as QuPath 0.6 does: server.json, data.qpdata, summary.json, thumbnail.jpg.
+
+        Args:
+            slide_path: The slide's file; it is not opened.
+            width: Full-resolution px.
+            height: Full-resolution px.
+            downsamples: Of every level.
+            mpp: µm per px, or (x, y); None = uncalibrated.
+            magnification: Of the objective.
+            tile_px: Preferred tile (width, height).
+            name: Shown name; the file's if None.
+            metadata: Such as {"patient": "P-001"}.
+            tags: QuPath 0.6 and later.
+            description: Free text.
+            image_type: QuPath's name of it: BRIGHTFIELD_H_E, BRIGHTFIELD_H_DAB, BRIGHTFIELD_OTHER, FLUORESCENCE,
+                OTHER or UNSET.
+            thumbnail: A JPEG that fits into 1000x600; without one, QuPath makes it.
+            annotations: What a human has drawn on it; no provenance is written. Colours are the project's classes'.
+
+        Raises:
+            ProjectError: A file could not be written.
+        """
+        path = Path(slide_path).absolute()
+        name = name or path.name
+        builder = qpproj.openslide_builder(
+            path_to_uri(path),
+            name=name,
+            width=width,
+            height=height,
+            downsamples=downsamples,
+            mpp=(mpp, mpp) if isinstance(mpp, int | float) else mpp,
+            magnification=magnification,
+            tile_px=tile_px,
+        )
+        last = self._data.get("lastID")
+        number = 1 + max([last if isinstance(last, int) else 0, *(item["entryID"] for item in self._data["images"])])
+        item: dict[str, Any] = {
+            "serverBuilder": builder,
+            "entryID": number,
+            "randomizedName": str(uuid.uuid4()),
+            "imageName": name,
+            **({} if description is None else {"description": description}),
+            "metadata": dict(metadata or {}),
+            "tags": list(tags),
+        }
+        entry = self._entry(item)
+        entrydata.create(
+            entry,
+            self.file,
+            builder,
+            image_type=image_type,
+            thumbnail=thumbnail,
+            annotations=annotations,
+            colors=self.classes,
+        )
+        data = {**self._data, "lastID": number, "images": [*self._data["images"], item]}
+        qpproj.save_project(self.file, data)  # last: until then the folder is an orphan, which QuPath ignores
+        self._data = data
+        self._entries.append(entry)
+        return entry
+
+    def _entry(self, item: Mapping[str, Any]) -> ImageEntry:
+        return ImageEntry(item, self.path / "data" / str(item["entryID"]), self._locator)
+
+    def _own(self, entry: ImageEntry | str) -> ImageEntry:
+        if isinstance(entry, str):
+            return self[entry]
+        if not any(entry is own for own in self._entries):
+            raise ProjectError(f"{entry!r} is not of this project ({self.path})")
+        return entry
+
+
+__all__ = ["ImageEntry", "NotAProjectError", "Project", "WriteReport"]

@@ -1,0 +1,234 @@
+"""ROI proxies → shapely. Source: the `SerializationProxy` classes in qupath.lib.roi.
+
+Coordinates are full-resolution pixels; (0, 0) is the top-left corner of the first pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
+
+from qp2train.core.annotation import Plane
+from qp2train.core.geometry import areal, clean
+from qp2train.errors import QuPathFormatError
+from qp2train.qupath.javanodes import JArray, JObject, Node
+from qp2train.qupath.javatypes import as_object, describe, elements, numbers
+from qp2train.qupath.wkb import read_wkb
+
+PACKAGE = "qupath.lib.roi."
+_PROXY = "$SerializationProxy"
+_WKB = PACKAGE + "GeometryROI$WKBSerializationProxy"
+_POLYGON = PACKAGE + "PolygonROI" + _PROXY
+_DEFAULT_PLANE = Plane()
+_MAX_COLLECTION_DEPTH = 16
+
+
+class Shape(NamedTuple):
+    """A ROI's geometry; `repaired` = it was no valid area as stored."""
+
+    geometry: BaseGeometry
+    ellipse: bool = False
+    repaired: bool = False
+
+
+def plane_of(roi: JObject) -> Plane:
+    """The channel, z-slice and time point of a ROI."""
+    slots = roi.desc.slots
+    c, z, t = (int(roi.number(key)) if key in slots else 0 for key in "czt")
+    return _DEFAULT_PLANE if (c, z, t) == (-1, 0, 0) else Plane(c, z, t)
+
+
+def shapes(rois: Sequence[JObject | None]) -> list[Shape]:
+    """The geometry of every ROI; an empty polygon where there is none (null).
+
+    Polygons, nearly all of a large file, are built in one go. Vertices are kept as stored (float32 values in
+    float64); areas that cross themselves are repaired by the even-odd rule, as QuPath's geometry of them is.
+
+    Raises:
+        QuPathFormatError: A ROI of an unknown or unreadable kind.
+    """
+    result = [Shape(shapely.Polygon())] * len(rois)
+    where = []
+    for i, roi in enumerate(rois):
+        if roi is None:
+            continue
+        if roi.desc.name == _POLYGON:
+            where.append(i)
+        else:
+            result[i] = _single(roi)
+    for i, shape in zip(where, _polygons([_vertices(as_object(rois[i])) for i in where]), strict=True):
+        result[i] = shape
+    return result
+
+
+def _vertices(roi: JObject) -> tuple[bytes, bytes]:
+    x, y = roi.ref("x"), roi.ref("y")
+    if (
+        not (isinstance(x, JArray) and isinstance(y, JArray) and isinstance(x.items, bytes))
+        or x.desc.name != "[F"
+        or y.desc.name != "[F"
+        or len(x.items) != len(y.items)
+        or not isinstance(y.items, bytes)
+    ):
+        raise QuPathFormatError(f"{roi.desc.name}: x and y are not equally long lists of float")
+    return x.items, y.items
+
+
+def _points(roi: JObject) -> NDArray[np.float64]:
+    return np.column_stack([np.frombuffer(raw, ">f4").astype(float) for raw in _vertices(roi)])
+
+
+def _polygons(vertices: list[tuple[bytes, bytes]]) -> list[Shape]:
+    counts = np.array([len(x) // 4 for x, _ in vertices], dtype=np.intp)
+    xy = np.column_stack(
+        [
+            np.frombuffer(b"".join(part), ">f4").astype(float)
+            for part in (zip(*vertices, strict=True) if vertices else ([], []))
+        ]
+    )
+    owner = np.repeat(np.arange(len(vertices)), counts)
+    drawable = counts >= 3
+    drawable[owner[~np.isfinite(xy).all(axis=1)]] = False
+    keep = drawable[owner]
+    ring_of = np.cumsum(drawable) - 1
+    geometries = np.full(len(vertices), shapely.Polygon(), dtype=object)
+    geometries[drawable] = shapely.polygons(shapely.linearrings(xy[keep], indices=ring_of[owner[keep]]))
+    valid = shapely.is_valid(geometries) & drawable
+    return [
+        Shape(g) if ok else Shape(_repaired(g), repaired=True) for g, ok in zip(geometries, valid.tolist(), strict=True)
+    ]
+
+
+def _repaired(geometry: BaseGeometry) -> BaseGeometry:
+    try:
+        return clean(geometry)
+    except shapely.errors.GEOSException:  # overflow: coordinates near the limits of a double
+        return shapely.Polygon()
+
+
+def _area(geometry: BaseGeometry) -> Shape:
+    return Shape(geometry) if geometry.is_valid else Shape(_repaired(geometry), repaired=True)
+
+
+def _single(roi: JObject) -> Shape:
+    name = roi.desc.name
+    kind = name.removeprefix(PACKAGE).removesuffix(_PROXY)
+    if kind in ("RectangleROI", "EllipseROI", "LineROI"):
+        x, y, x2, y2 = (roi.number(key) for key in ("x", "y", "x2", "y2"))
+        if not all(map(math.isfinite, (x, y, x2, y2))):
+            return Shape(shapely.Polygon(), repaired=True)
+        if kind == "LineROI":
+            return Shape(shapely.LineString([(x, y), (x2, y2)]))
+        if x == x2 or y == y2:
+            return Shape(shapely.Polygon(), repaired=True)
+        if kind == "RectangleROI":
+            return Shape(shapely.box(min(x, x2), min(y, y2), max(x, x2), max(y, y2)))
+        return Shape(ellipse(x, y, x2, y2), ellipse=True)
+    if kind == "PolylineROI":
+        points = _points(roi)
+        return Shape(shapely.LineString(points if len(points) != 1 else points.repeat(2, axis=0)))
+    if kind == "PointsROI":
+        points = _points(roi)
+        return Shape(shapely.Point(points[0]) if len(points) == 1 else shapely.MultiPoint(points))
+    if name == _WKB:
+        return _from_wkb(numbers(roi.ref("wkb")).tobytes())
+    if kind == "AreaROI":
+        rings = zip(elements(roi.ref("x")), elements(roi.ref("y")), strict=False)
+        return _from_rings([_ring(x, y) for x, y in rings])
+    raise QuPathFormatError(
+        f"a ROI of class {name}, which qp2train cannot read: open and save the image with QuPath 0.2 or later"
+    )
+
+
+def _ring(x: Node, y: Node) -> NDArray[np.float64]:
+    xs, ys = numbers(x), numbers(y)
+    if len(xs) != len(ys):
+        raise QuPathFormatError("AreaROI: x and y differ in length")
+    return np.column_stack([xs.astype(float), ys.astype(float)])
+
+
+def _from_rings(rings: list[NDArray[np.float64]]) -> Shape:
+    """AWT areas: the even-odd rule decides which rings are holes."""
+    closed = [shapely.Polygon(r) for r in rings if len(r) >= 3 and np.isfinite(r).all()]
+    result: BaseGeometry = shapely.Polygon()
+    repaired = len(closed) < len(rings)
+    for ring in closed:
+        repaired |= not ring.is_valid
+        result = areal(shapely.symmetric_difference(result, _repaired(ring)))
+    return Shape(result, repaired=repaired)
+
+
+def _from_wkb(raw: bytes) -> Shape:
+    geometry = read_wkb(raw)
+    if not np.isfinite(shapely.get_coordinates(geometry)).all():
+        return Shape(shapely.Polygon(), repaired=True)
+    return _area(homogeneous(geometry))
+
+
+def homogeneous(geometry: BaseGeometry) -> BaseGeometry:
+    """Of a GeometryCollection, the parts of highest dimension, as QuPath takes it; anything else unchanged."""
+    for _ in range(_MAX_COLLECTION_DEPTH):
+        if not isinstance(geometry, shapely.GeometryCollection):
+            return geometry
+        parts = shapely.get_parts(shapely.get_parts([geometry]))
+        if not len(parts):
+            return shapely.Polygon()
+        if any(isinstance(p, shapely.GeometryCollection) for p in parts):
+            geometry = shapely.GeometryCollection(list(parts))
+            continue
+        dimension = shapely.get_dimensions(parts)
+        best = list(parts[dimension == dimension.max()])
+        if dimension.max() == 2:
+            return areal(shapely.GeometryCollection(best))
+        if len(best) == 1:
+            return best[0]
+        return shapely.MultiLineString(best) if dimension.max() == 1 else shapely.MultiPoint(best)
+    raise QuPathFormatError(f"geometry collections nested more than {_MAX_COLLECTION_DEPTH} deep")
+
+
+def ellipse(x: float, y: float, x2: float, y2: float) -> shapely.Polygon:
+    """A polygon for the ellipse in a box: area within 1e-4, outline within 0.01 px up to 10,000 px radius.
+
+    A multiple of four vertices puts one on each axis end, so the polygon's bounds are the ellipse's.
+    """
+    a, b = abs(x2 - x) / 2, abs(y2 - y) / 2
+    count = 4 * math.ceil(min(max(math.pi * math.sqrt(max(a, b) / 0.02), 360), 2400) / 4)
+    angle = np.arange(count) * (2 * np.pi / count)
+    cos, sin = np.cos(angle), np.sin(angle)
+    quarter = count // 4
+    cos[[quarter, 3 * quarter]], sin[[0, 2 * quarter]] = 0, 0
+    return shapely.Polygon(np.column_stack([(x + x2) / 2 + a * cos, (y + y2) / 2 + b * sin]))
+
+
+def stored_form(roi: Node) -> bytes:
+    """What a human could change about a ROI, as bytes: kind, plane and coordinates; closing vertices and caches not.
+
+    QuPath keeps these when it saves a ROI again, so equal bytes mean an untouched outline.
+    """
+    if roi is None:
+        return b""
+    if not isinstance(roi, JObject):
+        raise QuPathFormatError(f"a ROI expected, found {describe(roi)}")
+    name = roi.desc.name
+    parts = [name.encode("utf-8", "replace")]
+    if name == _WKB:
+        raw = numbers(roi.ref("wkb")).tobytes()
+        parts.append(shapely.to_wkb(read_wkb(raw), byte_order=0, output_dimension=2))
+    elif name == _POLYGON:
+        x, y = _vertices(roi)
+        closed = len(x) > 4 and x[:4] == x[-4:] and y[:4] == y[-4:]
+        parts += [x[:-4], y[:-4]] if closed else [x, y]
+    else:
+        for value in roi.values:
+            if isinstance(value, JArray) and isinstance(value.items, bytes):
+                parts.append(value.items)
+            elif isinstance(value, JArray) and isinstance(value.items, list):
+                parts += [row.items for row in value.items if isinstance(row, JArray) and isinstance(row.items, bytes)]
+    parts += [value for value in roi.values if isinstance(value, bytes)]
+    return b"\0".join(parts)

@@ -1,0 +1,221 @@
+"""Put a model's annotations into a parsed `.qpdata` file, or take them out. The human's objects stay as they are.
+
+Provenance: every object written here carries, as metadata that QuPath keeps, the model's id ("qp2train source") and
+a fingerprint of what a human could change: outline, class, name, lock. An object whose fingerprint no longer fits has
+been edited; it is the human's now, and neither a later write nor `clear` removes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from qp2train.core.annotation import Annotation
+from qp2train.errors import LabelError, ProjectError
+from qp2train.qupath.javanodes import JObject, Node
+from qp2train.qupath.pathobject import Classes, PathObject, Rgb, read_object, set_children, walk
+from qp2train.qupath.qpbuild import Builder
+from qp2train.qupath.qpdata import FINGERPRINT_KEY, SOURCE_KEY, QpData, made_up_id
+from qp2train.qupath.roi import stored_form
+
+log = logging.getLogger(__name__)
+
+Mode = Literal["replace", "add"]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteReport:
+    """What a write or a clear did to one entry, or to several added up.
+
+    Args:
+        entry: The entry's name; "" for a sum.
+        source: The model's id.
+        added: New objects.
+        removed: Objects of this source that were taken out.
+        kept_edited: Objects of this source that a human has edited, and that stayed.
+        superseded: New objects that were not written, since the human's correction of the same one stayed.
+        moved_up: Objects of others that lay under a removed one, and now lie under its parent.
+    """
+
+    entry: str
+    source: str
+    added: int = 0
+    removed: int = 0
+    kept_edited: int = 0
+    superseded: int = 0
+    moved_up: int = 0
+
+    def __str__(self) -> str:
+        parts = [f"{self.added} added", f"{self.removed} removed"]
+        if self.kept_edited:
+            parts.append(f"{self.kept_edited} kept because edited by hand")
+        if self.superseded:
+            parts.append(f"{self.superseded} not written because a corrected one is there")
+        if self.moved_up:
+            parts.append(f"{self.moved_up} of others moved up")
+        return f"{self.entry or 'all entries'}: {', '.join(parts)} ({self.source})"
+
+    def __add__(self, other: WriteReport) -> WriteReport:
+        counts = {
+            name: getattr(self, name) + getattr(other, name)
+            for name in ("added", "removed", "kept_edited", "superseded", "moved_up")
+        }
+        return WriteReport("", self.source, **counts)
+
+
+@dataclass
+class Removal:
+    """What `remove_objects` did: ids taken out, and ids kept with the fingerprint they were written with."""
+
+    removed: list[str] = field(default_factory=list)
+    edited: dict[str, str] = field(default_factory=dict)
+    moved_up: int = 0
+
+
+def fingerprint(class_name: str | None, name: str | None, locked: bool, roi: Node) -> str:
+    """A short hash of what a human could change about an object: outline, class, name and lock, as stored."""
+    texts = "\0".join((class_name or "", name or "", "locked" if locked else "")) + "\0"
+    return hashlib.sha256(texts.encode("utf-8", "surrogatepass") + stored_form(roi)).hexdigest()[:16]
+
+
+def object_ids(header: str, objects: Iterable[PathObject]) -> list[str]:
+    """The id of every object of a file, those without one getting what `read_annotations` gives them."""
+    return [obj.id or made_up_id(header, i) for i, obj in enumerate(objects)]
+
+
+def class_colors(data: QpData) -> dict[str, Rgb]:
+    """Class name → (r, g, b) of the classes that the file's objects have."""
+    classes = Classes()
+    for obj in walk(data.root):
+        classes.name(obj.path_class)
+    colors = {name: classes.color(node) for name, node in classes.nodes.items()}
+    return {name: color for name, color in colors.items() if color is not None}
+
+
+def holds_written_objects(data: QpData) -> bool:
+    """Whether any object in the file was written by qp2train."""
+    return any(SOURCE_KEY in obj.metadata for obj in walk(data.root))
+
+
+def write_objects(
+    data: QpData,
+    annotations: Sequence[Annotation],
+    *,
+    source: str | None,
+    mode: Mode = "replace",
+    colors: Mapping[str, Rgb] | None = None,
+) -> WriteReport:
+    """Change `data` in place: take out what `source` wrote (mode "replace") and append `annotations`.
+
+    They become the last children of the root, or of the object that `annotation.parent` names.
+
+    Args:
+        data: A loaded file.
+        annotations: Full-resolution pixels, parents before children; their ids are kept.
+        source: The model's id; annotations come back with it as `source`. None = a human's: no provenance is written.
+        mode: "replace", or "add" beside what the source wrote earlier.
+        colors: Class name → (r, g, b) for classes that the file does not have yet.
+
+    Raises:
+        ProjectError: An id that is taken or no UUID, or a parent that is not there.
+        LabelError: A class name that QuPath cannot hold.
+        QuPathFormatError: A geometry or kind that QuPath has no form for.
+    """
+    removal = remove_objects(data, source) if source and mode == "replace" else Removal()
+    objects = {obj.id or made_up_id(data.header, i): obj for i, obj in enumerate(walk(data.root))}
+    root = next(iter(objects.values()))
+    classes = Classes()
+    for obj in objects.values():
+        classes.name(obj.path_class)
+    for name in {a.class_name for a in annotations if a.class_name is not None}:
+        check_class_name(name)
+    builder = Builder(data.classes, classes=classes.nodes, colors=colors)
+    corrected = {written: object_id for object_id, written in removal.edited.items()}
+    stands_for: dict[str, str] = {}  # new id → the corrected object that is kept in its place
+    new: dict[str, JObject] = {}
+    children: dict[str | None, list[JObject]] = {}
+    for annotation in annotations:
+        roi = builder.roi(annotation)
+        written = fingerprint(annotation.class_name, annotation.name, annotation.locked, roi)
+        if annotation.id in removal.edited or written in corrected:
+            stands_for[annotation.id] = corrected.get(written, annotation.id)
+            continue
+        _check_id(annotation.id, taken=annotation.id in objects or annotation.id in new)
+        parent = stands_for.get(annotation.parent or "", annotation.parent)
+        if parent is not None and parent not in objects and parent not in new:
+            raise ProjectError(f"annotation {annotation.id} lies under {parent}, which is not there: use parent=None")
+        provenance = {SOURCE_KEY: source, FINGERPRINT_KEY: written} if source else {}
+        metadata = {**annotation.metadata, **provenance}
+        node = new[annotation.id] = builder.path_object(annotation, roi, metadata)
+        children.setdefault(parent, []).append(node)
+    for parent, added in children.items():
+        above = root if parent is None else objects.get(parent) or read_object(new[parent])
+        set_children(above, above.children + added)
+    return WriteReport(
+        "", source or "", len(new), len(removal.removed), len(removal.edited), len(stands_for), removal.moved_up
+    )
+
+
+def remove_objects(data: QpData, source: str, *, edited: bool = False) -> Removal:
+    """Change `data` in place: take out the objects of `source` that no human has edited since (or all, if `edited`).
+
+    What lies under a removed object and is not removed itself moves up to where that object was.
+    """
+    objects = list(walk(data.root))
+    by_node = {id(obj.node): obj for obj in objects}
+    classes = Classes()
+    result = Removal()
+    gone: set[int] = set()
+    for i, obj in enumerate(objects):
+        if obj.kind is None or obj.metadata.get(SOURCE_KEY) != source:
+            continue
+        object_id = obj.id or made_up_id(data.header, i)
+        written = obj.metadata.get(FINGERPRINT_KEY, "")
+        if edited or written == fingerprint(classes.name(obj.path_class), obj.name, obj.locked, obj.roi):
+            gone.add(id(obj.node))
+            result.removed.append(object_id)
+        else:
+            result.edited[object_id] = written
+            log.info("object %s of %s was edited by hand: kept", object_id, source)
+    for obj in reversed(objects) if gone else ():  # children first, so that what moves up is complete
+        if not any(id(child) in gone for child in obj.children):
+            continue
+        kept: list[JObject] = []
+        for child in obj.children:
+            if id(child) not in gone:
+                kept.append(child)
+                continue
+            heirs = by_node[id(child)].children
+            kept += heirs
+            result.moved_up += 0 if id(obj.node) in gone else len(heirs)
+        set_children(obj, kept)
+    return result
+
+
+def check_class_name(name: str) -> None:
+    """Refuse what QuPath cannot hold as a class: an empty level, a line break, a ":" inside a level.
+
+    Raises:
+        LabelError: With the name.
+    """
+    levels = name.split(": ")
+    if any(not level.strip() or level != level.strip() or set(level) & set(":\r\n") for level in levels):
+        raise LabelError(
+            f"class name {name!r}: QuPath needs one line, levels joined by ': ', no other colon and no space around"
+        )
+
+
+def _check_id(object_id: str, *, taken: bool) -> None:
+    if taken:
+        raise ProjectError(
+            f"an object with id {object_id} is already there: give new annotations ids of their own, "
+            "dataclasses.replace(annotation, id=str(uuid.uuid4()))"
+        )
+    try:
+        uuid.UUID(object_id)
+    except ValueError as error:
+        raise ProjectError(f"id {object_id!r} is no UUID, and QuPath would replace it: leave it out") from error

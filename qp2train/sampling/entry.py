@@ -1,0 +1,26 @@
+"""Entry: what sampling needs of an annotated image, wherever it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from qp2train.core.annotation import Annotation
+from qp2train.slides import Slide
+
+
+class Entry(Protocol):
+    """One image with its annotations: a QuPath project's entry, or a slide with a GeoJSON file."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def metadata(self) -> Mapping[str, str]: ...
+
+    def slide(self) -> Slide: ...
+
+    def annotations(self) -> list[Annotation]: ...
