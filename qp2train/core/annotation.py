@@ -75,7 +75,7 @@ def to_frame(annotations: Iterable[Annotation]) -> pd.DataFrame:
 
 def from_frame(frame: pd.DataFrame) -> list[Annotation]:
     """The inverse of `to_frame`."""
-    rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    rows: list[dict[Any, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return [
         Annotation(
             shapely.from_wkb(row["geometry"]),

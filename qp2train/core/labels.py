@@ -12,6 +12,7 @@ from qp2train.errors import LabelError
 BACKGROUND = 0
 IGNORE = 255
 REGION = "Region*"
+BACKGROUND_NAME = "Background"
 
 Color = tuple[int, int, int]
 Unannotated = Literal["ignore", "background"]
@@ -47,7 +48,8 @@ class LabelMap:
         colors: Name → (r, g, b). Missing ones are taken from the project, then from a fixed palette.
 
     Raises:
-        LabelError: No class, a class named twice, or a name in `paint_order` or `colors` that is no class.
+        LabelError: No class, a class named twice, a name in `paint_order` or `colors` that is no class, or a
+            class called "Background".
     """
 
     merged: Mapping[str, tuple[str, ...]]
@@ -74,7 +76,9 @@ class LabelMap:
         for name, members in pairs:
             if name in merged:
                 raise LabelError(f"class {name!r} is listed twice")
-            merged[name] = (members,) if isinstance(members, str) else tuple(members)
+            merged[name] = (
+                tuple(members) if isinstance(members, Iterable) and not isinstance(members, str) else (members,)
+            )
         _set = object.__setattr__
         _set(self, "merged", merged)
         _set(self, "background", tuple(background))
@@ -92,7 +96,7 @@ class LabelMap:
     @property
     def names(self) -> tuple[str, ...]:
         """Names by pixel value, background first."""
-        return ("Background", *self.classes)
+        return (BACKGROUND_NAME, *self.classes)
 
     def color(self, name: str) -> Color:
         """(r, g, b) of a class: the one given, else one of a palette for every colour vision."""
@@ -161,7 +165,9 @@ class LabelMap:
         return cls(rest.pop("classes"), **rest)
 
     def _values(self) -> dict[str, int]:
-        values = {member: i for i, members in enumerate(self.merged.values(), start=1) for member in members}
+        # A label's own name counts as well: it is the class of what a model predicts.
+        values = {name: i for i, name in enumerate(self.merged, start=1)}
+        values.update({m: i for i, members in enumerate(self.merged.values(), start=1) for m in members})
         values.update(dict.fromkeys(self.background, BACKGROUND))
         values.update(dict.fromkeys(self.ignore, IGNORE))
         return values
@@ -173,7 +179,12 @@ class LabelMap:
             raise LabelError(f"{len(self.merged)} classes do not fit into 8 bits; at most {IGNORE - 1}")
         if self.unannotated not in ("ignore", "background"):
             raise LabelError(f"unannotated must be 'ignore' or 'background', not {self.unannotated!r}")
-        members = [m for names in self.merged.values() for m in names] + [*self.background, *self.ignore]
+        members = [m for n, names in self.merged.items() for m in {n, *names}] + [*self.background, *self.ignore]
+        if BACKGROUND_NAME in self.merged:
+            raise LabelError(f"{BACKGROUND_NAME!r} is pixel value 0; name its QuPath classes in background=[…]")
+        wrong = [m for m in members if not isinstance(m, str) or not m]
+        if wrong:
+            raise LabelError(f"class names are text, not {wrong[0]!r}")
         twice = sorted({m for m in members if members.count(m) > 1})
         if twice:
             raise LabelError(f"QuPath class {twice[0]!r} is mapped to more than one label")
@@ -184,11 +195,16 @@ class LabelMap:
             unknown = [n for n in given if n not in self.merged]
             if unknown:
                 raise LabelError(f"{what} names {unknown[0]!r}; the classes are {', '.join(self.classes)}")
-        if self.paint_order and len(self.paint_order) != len(self.merged):
-            left = sorted(set(self.classes) - set(self.paint_order))
-            raise LabelError(f"paint_order must name each class once; missing: {', '.join(left)}")
+        if self.paint_order and sorted(self.paint_order) != sorted(self.merged):
+            left = ", ".join(sorted(set(self.classes) - set(self.paint_order))) or "none"
+            raise LabelError(f"paint_order must name each class once; missing: {left}")
 
 
 def _rgb(color: Iterable[int]) -> Color:
-    r, g, b = (int(v) for v in color)
+    try:
+        r, g, b = (int(v) for v in color)
+        if not all(0 <= v <= 255 for v in (r, g, b)):
+            raise ValueError
+    except (TypeError, ValueError) as error:
+        raise LabelError(f"a colour is (red, green, blue), each 0–255, not {color!r}") from error
     return r, g, b

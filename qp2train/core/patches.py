@@ -7,7 +7,7 @@ import html
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from shapely.errors import ShapelyError
 
 from qp2train.core.annotation import Annotation, from_frame, to_frame
 from qp2train.core.geometry import Box
@@ -131,6 +132,8 @@ class PatchTable:
             part = {g: assign.get(g, "train") for g in sizes}
             used = [s for s in SPLITS if s in part.values()]
         else:
+            if len(fractions) > len(SPLITS):
+                raise SplitError(f"at most {len(SPLITS)} fractions ({', '.join(SPLITS)}), not {len(fractions)}")
             used = list(SPLITS[: len(fractions)])
             part = {g: used[i] for g, i in deal(sizes, fractions, seed=seed).items()}
         rows = self.rows.assign(group=group, split=group.map(part))
@@ -154,7 +157,7 @@ class PatchTable:
         h.update(pd.util.hash_pandas_object(self.rows, index=False).to_numpy().tobytes())
         for ref in self.slides.values():
             h.update(f"{ref.name} {ref.size} {ref.mpp}".encode())
-            h.update(b"".join(a.geometry.wkb + str(a.class_name).encode() for a in ref.annotations))
+            h.update(b"".join(a.geometry.wkb + f"{a.class_name} {a.parent}".encode() for a in ref.annotations))
         return h.hexdigest()[:16]
 
     def save(self, path: str | Path) -> Path:
@@ -165,21 +168,13 @@ class PatchTable:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         slides = [
-            {
-                "entry": s.entry,
-                "name": s.name,
-                "path": s.path,
-                "mpp": s.mpp,
-                "size": s.size,
-                "metadata": dict(s.metadata),
-            }
+            {f.name: getattr(s, f.name) for f in fields(SlideRef) if f.name != "annotations"}
             for s in self.slides.values()
         ]
         about = {"labels": self.labels.to_dict(), "size_px": self.size_px, "mpp": self.mpp, "slides": slides}
         table = pa.Table.from_pandas(self.rows, preserve_index=False)
-        table = table.replace_schema_metadata(
-            {**(table.schema.metadata or {}), b"qp2train": json.dumps(about).encode()}
-        )
+        kept = table.schema.metadata or {}
+        table = table.replace_schema_metadata({**kept, b"qp2train": json.dumps(about).encode()})
         drawn = [to_frame(s.annotations).assign(entry=s.entry) for s in self.slides.values()]
         if drawn:
             pd.concat(drawn).to_parquet(_annotations_path(path), index=False)
@@ -197,16 +192,16 @@ class PatchTable:
         try:
             table = pq.read_table(path)
             about = json.loads(table.schema.metadata[b"qp2train"])
+            rows = table.to_pandas()[list(COLUMNS)]
             drawn = pd.read_parquet(_annotations_path(path))
-        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+            by_entry = {str(e): from_frame(part) for e, part in drawn.groupby("entry", sort=False)}
+            slides = {
+                s["entry"]: SlideRef(**{**s, "size": tuple(s["size"])}, annotations=tuple(by_entry.get(s["entry"], [])))
+                for s in about["slides"]
+            }
+            return cls(rows, slides, LabelMap.from_dict(about["labels"]), about["size_px"], about["mpp"])
+        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException, ShapelyError) as error:
             raise Qp2trainError(f"{path} is no patch table written by qp2train: {error}") from error
-        by_entry = {str(e): from_frame(part.drop(columns="entry")) for e, part in drawn.groupby("entry", sort=False)}
-        slides = {
-            s["entry"]: SlideRef(**{**s, "size": tuple(s["size"])}, annotations=tuple(by_entry.get(s["entry"], [])))
-            for s in about["slides"]
-        }
-        labels = LabelMap.from_dict(about["labels"])
-        return cls(table.to_pandas(), slides, labels, about["size_px"], about["mpp"])
 
     def _groups(self, by: str) -> tuple[pd.Series, dict[str, int]]:
         if by == "patch":
@@ -231,11 +226,6 @@ class PatchTable:
         names = self.rows.groupby("entry").size().rename(index=lambda e: html.escape(self.slides[e].name))
         per_slide = ", ".join(f"{name}: {n}" for name, n in names.items())
         return f"{head}{self.counts().to_html()}<small>{per_slide}</small>"
-
-
-def empty_rows() -> pd.DataFrame:
-    """A table of patches with no row."""
-    return pd.DataFrame({c: pd.Series(dtype=t) for c, t in COLUMNS.items()})
 
 
 def groups_of(table: PatchTable, by: str) -> dict[str, str]:
@@ -269,7 +259,7 @@ def _check_assignment(assign: Mapping[str, str], sizes: Mapping[str, int]) -> No
 
 
 def _annotations_path(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.annotations.parquet")
+    return path.with_name(f"{path.name.removesuffix('.parquet')}.annotations.parquet")
 
 
 def _is_mask(rows: Any) -> bool:

@@ -54,7 +54,8 @@ class ScoreMap:
     def probability(self, class_name: str) -> NDArray[np.float32]:
         """(H, W) float32 in [0, 1] of one class ("Background" included)."""
         plane = self.scores[self.labels.names.index(class_name)]
-        return plane.astype(np.float32) / np.float32(STEPS)
+        probability: NDArray[np.float32] = plane.astype(np.float32) / np.float32(STEPS)
+        return probability
 
     def areas_mm2(self) -> dict[str, float]:
         """Class → predicted area in mm²."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,8 +81,10 @@ class ImageEntry:
 
     @property
     def resolved_how(self) -> str:
-        """How `path` was found: "stored uri", "relative to project", "by name in project folder",
-        "image_roots: …" or "not found"."""
+        """How `path` was found.
+
+        "stored uri", "relative to project", "by name in project folder", "image_roots: …" or "not found".
+        """
         return self._located.how
 
     @property
@@ -152,13 +155,17 @@ class ImageEntry:
     def annotations(self, kinds: Kinds = "annotation") -> list[Annotation]:
         """The entry's objects, parents before children, in full-resolution pixels.
 
+        A prediction that a human has corrected since is the human's: its `source` is None.
+
         Args:
             kinds: "annotation"; "detection" = detections, cells and tiles; "all" = TMA cores too.
 
         Raises:
             QuPathFormatError: data.qpdata is truncated, damaged or none of QuPath's.
         """
-        return self.read(kinds=kinds).annotations
+        found = self.read(kinds=kinds)
+        corrected = set(found.edited)
+        return [replace(a, source=None) if a.id in corrected else a for a in found.annotations]
 
     @property
     def _builder(self) -> Mapping[str, Any]:

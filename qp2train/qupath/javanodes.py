@@ -89,9 +89,9 @@ class Field(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """Where an object keeps one field: index in its values; offset and typecode inside packed primitives."""
+    """Where an object keeps one field: which of its values; offset and typecode inside packed primitives."""
 
-    index: int
+    value: int
     offset: int
     type: str
 
@@ -116,7 +116,7 @@ class ClassDesc:
         self.name = self.name or decode_utf(self.raw_name)
 
     def lineage(self) -> list[ClassDesc]:
-        """This class and its ancestors, most derived first."""
+        """The class and its ancestors, most derived first."""
         chain: list[ClassDesc] = []
         desc: ClassDesc | None = self
         while desc is not None:
@@ -187,7 +187,7 @@ class JObject:
     def ref(self, name: str) -> Node:
         """The object that field `name` refers to; None for Java's null."""
         slot = self._slot(name)
-        value = self.values[slot.index] if slot.type == "L" else b""
+        value = self.values[slot.value] if slot.type == "L" else b""
         if isinstance(value, bytes | list):
             raise QuPathFormatError(f"field {name!r} of {self.desc.name} is not a reference")
         return value
@@ -195,7 +195,7 @@ class JObject:
     def number(self, name: str) -> float:
         """The value of primitive field `name`."""
         slot = self._slot(name)
-        packed = self.values[slot.index]
+        packed = self.values[slot.value]
         if not isinstance(packed, bytes):
             raise QuPathFormatError(f"field {name!r} of {self.desc.name} is not a primitive")
         value: float = PRIMITIVE[slot.type].unpack_from(packed, slot.offset)[0]

@@ -104,11 +104,11 @@ class Cursor:
 
     def primitives(self) -> bytes:
         """All primitive data up to the next object, adjacent blocks joined."""
-        start = self.next
-        while self.next < len(self.items) and isinstance(self.items[self.next], Block):
+        data = b""
+        while isinstance(block := self.peek(), Block):
+            data = data + block.data if data else block.data
             self.next += 1
-        blocks = self.items[start : self.next]
-        return b"".join(block.data for block in blocks if isinstance(block, Block))
+        return data
 
     def int(self) -> int:
         """A block that holds one int."""

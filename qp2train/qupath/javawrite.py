@@ -23,7 +23,7 @@ from qp2train.qupath.javanodes import (
     Value,
 )
 
-_U2, _I4, _I8 = struct.Struct(">H"), struct.Struct(">i"), struct.Struct(">q")
+_U2, _I4, _I8, _REFERENCE = struct.Struct(">H"), struct.Struct(">i"), struct.Struct(">q"), struct.Struct(">BI")
 
 
 def serialise(contents: list[Node]) -> bytes:
@@ -36,8 +36,7 @@ def serialise(contents: list[Node]) -> bytes:
 class _Writer:
     def __init__(self) -> None:
         self.out = bytearray(MAGIC)
-        self.handles: dict[int, bytes] = {}
-        self.count = 0
+        self.handles: dict[int, int] = {}  # id of a node → its handle
 
     def write(self, contents: list[Node]) -> None:
         out, handles = self.out, self.handles
@@ -48,8 +47,8 @@ class _Writer:
                     out.append(tc.NULL)
                     continue
                 kind = type(node)
-                if kind is bytes:
-                    out += node  # type: ignore[operator]
+                if isinstance(node, bytes):
+                    out += node
                 elif kind is Block:
                     self._block(node)  # type: ignore[arg-type]
                 elif kind is list:
@@ -60,9 +59,8 @@ class _Writer:
                 elif kind is Reset:
                     out.append(tc.RESET)
                     handles.clear()
-                    self.count = 0
                 elif (handle := handles.get(id(node))) is not None:
-                    out += handle
+                    out += _REFERENCE.pack(tc.REFERENCE, handle)
                 elif kind is JString:
                     self._string(node)  # type: ignore[arg-type]
                 elif isinstance(node, JObject):
@@ -99,8 +97,7 @@ class _Writer:
                 stack.pop()
 
     def _new(self, node: object) -> None:
-        self.handles[id(node)] = b"\x71" + _I4.pack(FIRST_HANDLE + self.count)
-        self.count += 1
+        self.handles[id(node)] = FIRST_HANDLE + len(self.handles)
 
     def _block(self, block: Block) -> None:
         if block.long:
@@ -120,7 +117,7 @@ class _Writer:
         if handle is None:
             self._string(node)
         else:
-            self.out += handle
+            self.out += _REFERENCE.pack(tc.REFERENCE, handle)
 
     def _utf(self, raw: bytes) -> None:
         self.out += _U2.pack(len(raw))
@@ -131,7 +128,7 @@ class _Writer:
         while desc is not None:
             handle = self.handles.get(id(desc))
             if handle is not None:
-                out += handle
+                out += _REFERENCE.pack(tc.REFERENCE, handle)
                 return
             out.append(tc.CLASSDESC if desc.interfaces is None else tc.PROXYDESC)
             if desc.interfaces is None:

@@ -145,7 +145,7 @@ class Project:
     def select(self, which: Selection) -> list[ImageEntry]:
         """The entries that a human has annotated, that none has, or that a function picks.
 
-        What qp2train wrote does not count as annotated, unless a human has made it his own; detections do not either.
+        What qp2train wrote counts only where a human has edited it; detections do not count.
 
         Raises:
             ProjectError: `which` is neither.
@@ -156,7 +156,7 @@ class Project:
         if which not in ("annotated", "unannotated"):
             raise ProjectError(f'select({which!r}): use "annotated", "unannotated" or a function of an entry')
         wanted = which == "annotated"
-        return [e for e in self._entries if any(a.source is None for a in e.annotations()) is wanted]
+        return [entry for entry in self._entries if _is_annotated(entry) is wanted]
 
     def write(
         self,
@@ -276,6 +276,8 @@ class Project:
         )
         last = self._data.get("lastID")
         number = 1 + max([last if isinstance(last, int) else 0, *(item["entryID"] for item in self._data["images"])])
+        while (self.path / "data" / str(number)).exists():  # left behind by an image that was removed
+            number += 1
         item: dict[str, Any] = {
             "serverBuilder": builder,
             "entryID": number,
@@ -310,6 +312,11 @@ class Project:
         if not any(entry is own for own in self._entries):
             raise ProjectError(f"{entry!r} is not of this project ({self.path})")
         return entry
+
+
+def _is_annotated(entry: ImageEntry) -> bool:
+    found = entry.read(kinds="annotation")
+    return bool(found.edited) or any(annotation.source is None for annotation in found.annotations)
 
 
 __all__ = ["ImageEntry", "NotAProjectError", "Project", "WriteReport"]

@@ -14,6 +14,7 @@ import shapely
 from numpy.typing import NDArray
 
 from qp2train.core.annotation import Annotation
+from qp2train.core.geometry import clean
 from qp2train.errors import QuPathFormatError
 from qp2train.qupath.javanodes import Block, ClassDesc, Field, JArray, JEnum, JObject, JString, Node, encode_utf
 from qp2train.qupath.pathobject import KINDS, MEASUREMENTS, METADATA_MAP, OBJECT_ID, OBJECTS, PATH_CLASS, Rgb, argb
@@ -256,7 +257,7 @@ class Builder:
         if isinstance(geometry, shapely.LineString):
             return self.object(ROI + "PolylineROI" + _PROXY, plane, *self._float_lists(xy))
         if isinstance(geometry, shapely.MultiPolygon | shapely.Polygon | shapely.MultiLineString):
-            wkb: bytes = shapely.to_wkb(geometry, byte_order=0, output_dimension=2)
+            wkb: bytes = shapely.to_wkb(clean(geometry), byte_order=0, output_dimension=2)
             return self.object(ROI + "GeometryROI$WKBSerializationProxy", plane, None, self.array("[B", wkb))
         raise QuPathFormatError(f"annotation {annotation.id}: QuPath has no ROI for a {geometry.geom_type}")
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import struct
 import uuid
 from dataclasses import dataclass
 from typing import Literal
+
+from shapely.geometry.base import BaseGeometry
 
 from qp2train.core.annotation import Annotation
 from qp2train.errors import QuPathFormatError
@@ -14,7 +17,7 @@ from qp2train.qupath.javanodes import Block, ClassDesc, JObject, JString, Node, 
 from qp2train.qupath.javastream import parse, serialise
 from qp2train.qupath.javatypes import as_object, class_name
 from qp2train.qupath.pathobject import ROOT, Classes, Measurements, PathObject, walk
-from qp2train.qupath.roi import plane_of, shapes
+from qp2train.qupath.roi import plane_of, shapes, stored_form
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +58,13 @@ class ReadResult:
         annotations: The objects asked for, parents before children.
         repaired: Ids of objects whose area crossed itself or had no extent; their geometry is the repair.
         without_shape: Ids of objects that have no ROI at all; their geometry is empty.
+        edited: Ids of objects that a model wrote and a human has edited since; `source` still names the model.
     """
 
     annotations: list[Annotation]
     repaired: tuple[str, ...] = ()
     without_shape: tuple[str, ...] = ()
+    edited: tuple[str, ...] = ()
 
 
 def load(data: bytes) -> QpData:
@@ -106,9 +111,7 @@ def read_annotations(data: QpData, *, kinds: Kinds = "all") -> ReadResult:
         QuPathFormatError: An object that QuPath 0.2 to 0.7 would not have written.
         ValueError: Unknown `kinds`.
     """
-    if kinds not in _WANTED:
-        raise ValueError(f"kinds={kinds!r}: use one of {', '.join(map(repr, _WANTED))}")
-    wanted = _WANTED[kinds]
+    wanted = _wanted(kinds)
     objects = list(walk(data.root))
     ids = {id(obj): obj.id or made_up_id(data.header, i) for i, obj in enumerate(objects)}
     chosen = [obj for obj in objects if obj.kind in wanted]
@@ -120,16 +123,45 @@ def read_annotations(data: QpData, *, kinds: Kinds = "all") -> ReadResult:
     ]
     repaired = tuple(a.id for a, shape in zip(annotations, drawn, strict=True) if shape.repaired)
     if repaired:
-        log.warning("%s: area crosses itself or has no extent; repaired by the even-odd rule", _listed(repaired))
+        log.warning("%s: the outline crosses itself or has no extent; repaired", _listed(repaired))
     bare = tuple(a.id for a, obj in zip(annotations, chosen, strict=True) if obj.roi is None and obj.nucleus is None)
     if bare:
         log.warning("%s: no shape; the geometry is empty", _listed(bare))
-    return ReadResult(annotations, repaired, bare)
+    edited = tuple(ids[id(obj)] for obj in chosen if SOURCE_KEY in obj.metadata and is_edited(obj, classes))
+    return ReadResult(annotations, repaired, bare, edited)
+
+
+def fingerprint(class_name: str | None, name: str | None, locked: bool, roi: Node) -> str:
+    """A short hash of what a human could change about an object: outline, class, name and lock, as stored."""
+    texts = "\0".join((class_name or "", name or "", "locked" if locked else "")) + "\0"
+    return hashlib.sha256(texts.encode("utf-8", "surrogatepass") + stored_form(roi)).hexdigest()[:16]
+
+
+def is_edited(obj: PathObject, classes: Classes) -> bool:
+    """Whether an object no longer fits the fingerprint that qp2train wrote it with."""
+    now = fingerprint(classes.name(obj.path_class), obj.name, obj.locked, obj.roi)
+    return obj.metadata.get(FINGERPRINT_KEY) != now
 
 
 def _listed(ids: tuple[str, ...]) -> str:
     shown = ", ".join(ids[:_IDS_SHOWN])
     return f"{len(ids)} object(s) {shown}" + (", …" if len(ids) > _IDS_SHOWN else "")
+
+
+def of_kinds(annotations: list[Annotation], kinds: Kinds) -> list[Annotation]:
+    """Those of the kinds asked for.
+
+    Raises:
+        ValueError: Unknown `kinds`.
+    """
+    wanted = _wanted(kinds)
+    return [annotation for annotation in annotations if annotation.kind in wanted]
+
+
+def _wanted(kinds: Kinds) -> set[str]:
+    if kinds not in _WANTED:
+        raise ValueError(f"kinds={kinds!r}: use one of {', '.join(map(repr, _WANTED))}")
+    return _WANTED[kinds]
 
 
 def made_up_id(header: str, index: int) -> str:
@@ -139,22 +171,21 @@ def made_up_id(header: str, index: int) -> str:
 
 def _annotation(
     obj: PathObject,
-    geometry: object,
+    geometry: BaseGeometry,
     ellipse: bool,
     ids: dict[int, str],
     classes: Classes,
     measurements: Measurements,
 ) -> Annotation:
-    metadata = obj.metadata
-    source = metadata.pop(SOURCE_KEY, None)
-    metadata.pop(FINGERPRINT_KEY, None)
+    source = obj.metadata.get(SOURCE_KEY)
+    metadata = {key: value for key, value in obj.metadata.items() if key not in (SOURCE_KEY, FINGERPRINT_KEY)}
     if obj.missing:
         metadata[MISSING_KEY] = "true"
     roi = obj.roi or obj.nucleus
     parent = obj.parent
     assert obj.kind is not None  # the root is never chosen
     return Annotation(
-        geometry,  # type: ignore[arg-type]
+        geometry,
         classes.name(obj.path_class),
         kind=obj.kind,
         name=obj.name,

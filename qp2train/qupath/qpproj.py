@@ -148,7 +148,7 @@ def read_classes(folder: Path) -> dict[str, Rgb]:
     if not path.is_file():
         return {}
     result: dict[str, Rgb] = {}
-    listed = read_json(path).get("pathClasses") or []
+    listed = read_json(path).get("pathClasses", [])
     if not isinstance(listed, list):
         raise QuPathFormatError(f"{path}: pathClasses is no list")
     for item in listed:

@@ -48,7 +48,7 @@ def shapes(rois: Sequence[JObject | None]) -> list[Shape]:
     """The geometry of every ROI; an empty polygon where there is none (null).
 
     Polygons, nearly all of a large file, are built in one go. Vertices are kept as stored (float32 values in
-    float64); areas that cross themselves are repaired by the even-odd rule, as QuPath's geometry of them is.
+    float64); areas that cross themselves are repaired as QuPath does.
 
     Raises:
         QuPathFormatError: A ROI of an unknown or unreadable kind.
@@ -101,19 +101,12 @@ def _polygons(vertices: list[tuple[bytes, bytes]]) -> list[Shape]:
     geometries[drawable] = shapely.polygons(shapely.linearrings(xy[keep], indices=ring_of[owner[keep]]))
     valid = shapely.is_valid(geometries) & drawable
     return [
-        Shape(g) if ok else Shape(_repaired(g), repaired=True) for g, ok in zip(geometries, valid.tolist(), strict=True)
+        Shape(g) if ok else Shape(clean(g), repaired=True) for g, ok in zip(geometries, valid.tolist(), strict=True)
     ]
 
 
-def _repaired(geometry: BaseGeometry) -> BaseGeometry:
-    try:
-        return clean(geometry)
-    except shapely.errors.GEOSException:  # overflow: coordinates near the limits of a double
-        return shapely.Polygon()
-
-
 def _area(geometry: BaseGeometry) -> Shape:
-    return Shape(geometry) if geometry.is_valid else Shape(_repaired(geometry), repaired=True)
+    return Shape(geometry) if geometry.is_valid else Shape(clean(geometry), repaired=True)
 
 
 def _single(roi: JObject) -> Shape:
@@ -157,11 +150,11 @@ def _from_rings(rings: list[NDArray[np.float64]]) -> Shape:
     """AWT areas: the even-odd rule decides which rings are holes."""
     closed = [shapely.Polygon(r) for r in rings if len(r) >= 3 and np.isfinite(r).all()]
     result: BaseGeometry = shapely.Polygon()
-    repaired = len(closed) < len(rings)
+    crossing = len(closed) < len(rings)
     for ring in closed:
-        repaired |= not ring.is_valid
-        result = areal(shapely.symmetric_difference(result, _repaired(ring)))
-    return Shape(result, repaired=repaired)
+        crossing |= not ring.is_valid
+        result = areal(shapely.symmetric_difference(result, clean(ring)))
+    return Shape(result, repaired=crossing)
 
 
 def _from_wkb(raw: bytes) -> Shape:

@@ -77,8 +77,10 @@ class Locator:
     _indexes: dict[Path, dict[str, list[Path]]] = field(default_factory=dict)
 
     def locate(self, uri: str) -> Located:
-        """Look for an image's file. Where several files of its name exist, the one whose folders agree best wins;
-        if two agree equally, none is taken: the wrong slide would be worse than none.
+        """Look for an image's file.
+
+        Where several files of its name exist, the one whose folders agree best wins; if two agree equally, none is
+        taken: the wrong slide would be worse than none.
         """
         looked: list[str] = []
         stored = uri_to_path(uri)

@@ -7,7 +7,6 @@ been edited; it is the human's now, and neither a later write nor `clear` remove
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,11 +15,10 @@ from typing import Literal
 
 from qp2train.core.annotation import Annotation
 from qp2train.errors import LabelError, ProjectError
-from qp2train.qupath.javanodes import JObject, Node
+from qp2train.qupath.javanodes import JObject
 from qp2train.qupath.pathobject import Classes, PathObject, Rgb, read_object, set_children, walk
 from qp2train.qupath.qpbuild import Builder
-from qp2train.qupath.qpdata import FINGERPRINT_KEY, SOURCE_KEY, QpData, made_up_id
-from qp2train.qupath.roi import stored_form
+from qp2train.qupath.qpdata import FINGERPRINT_KEY, SOURCE_KEY, QpData, fingerprint, is_edited, made_up_id
 
 log = logging.getLogger(__name__)
 
@@ -74,12 +72,6 @@ class Removal:
     removed: list[str] = field(default_factory=list)
     edited: dict[str, str] = field(default_factory=dict)
     moved_up: int = 0
-
-
-def fingerprint(class_name: str | None, name: str | None, locked: bool, roi: Node) -> str:
-    """A short hash of what a human could change about an object: outline, class, name and lock, as stored."""
-    texts = "\0".join((class_name or "", name or "", "locked" if locked else "")) + "\0"
-    return hashlib.sha256(texts.encode("utf-8", "surrogatepass") + stored_form(roi)).hexdigest()[:16]
 
 
 def object_ids(header: str, objects: Iterable[PathObject]) -> list[str]:
@@ -175,7 +167,7 @@ def remove_objects(data: QpData, source: str, *, edited: bool = False) -> Remova
             continue
         object_id = obj.id or made_up_id(data.header, i)
         written = obj.metadata.get(FINGERPRINT_KEY, "")
-        if edited or written == fingerprint(classes.name(obj.path_class), obj.name, obj.locked, obj.roi):
+        if edited or not is_edited(obj, classes):
             gone.add(id(obj.node))
             result.removed.append(object_id)
         else:

@@ -6,7 +6,7 @@ then turned and bent as a whole by one smooth displacement, so that neighbours n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
@@ -36,11 +36,14 @@ class Anatomy:
 def draw_anatomy(rng: np.random.Generator, size_px: tuple[int, int]) -> Anatomy:
     """Lay out one section on a slide of size_px = (width, height)."""
     width, height = size_px
-    half_a, half_s = width * 0.435, height * 0.42
-    angle = float(rng.uniform(-9, 9)) + 180.0 * float(rng.integers(2))
-    bend = Bend(
-        size_px, angle, (draw_wobble(rng, size_px, 520, 0.022 * min(size_px)), draw_wobble(rng, size_px, 150, 6))
-    )
+    half_a, half_s = width * 0.43, height * 0.415
+    angle = float(rng.uniform(-5, 5)) + 180.0 * float(rng.integers(2))
+    wobbles = draw_wobble(rng, size_px, 520, 0.022 * min(size_px)), draw_wobble(rng, size_px, 150, 6)
+    bend = Bend((width / 2, height / 2), angle, wobbles)
+    # Bent, the section may leave the slide: one look at where it comes to lie, then centre and shrink it.
+    x0, y0, x1, y1 = bend(scale(_superellipse(3.6), half_a, half_s, origin=(0, 0))).bounds
+    bend = replace(bend, centre=(width - (x0 + x1) / 2, height - (y0 + y1) / 2))
+    half_a, half_s = half_a * min(1, 0.93 * width / (x1 - x0)), half_s * min(1, 0.92 * height / (y1 - y0))
 
     outline = scale(_superellipse(3.6), half_a, half_s, origin=(0, 0))
     side = float(rng.choice([-1, 1]))

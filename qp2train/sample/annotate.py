@@ -17,8 +17,9 @@ from qp2train.sample.bend import largest
 from qp2train.sample.tissue import DrawnSlide, new_id, rounded
 
 CLASSES = ("Gland", "Tumor", "Stroma")
-# How much of each a slide's regions should show together, as a share of one region's area.
-_ENOUGH = {"Gland": 0.4, "Tumor": 0.4, "Stroma": 0.4, "Fat": 0.12}
+# How much of each a slide's regions should show together, as a share of one region's area. Glass too: without the
+# tissue's edge in a region, a model never learns where tissue ends.
+_ENOUGH = {"Gland": 0.5, "Tumor": 0.4, "Stroma": 0.4, "Fat": 0.1, "glass": 0.15}
 
 
 def annotate(
@@ -26,8 +27,8 @@ def annotate(
     seed: int | list[int],
     *,
     regions: int = 2,
-    region_px: int = 850,
-    singles: int = 4,
+    region_px: int = 900,
+    singles: int = 6,
     strokes: int = 4,
     unclassified: bool = True,
 ) -> list[Annotation]:
@@ -89,18 +90,21 @@ class _Hand:
 def _regions(slide: DrawnSlide, rng: np.random.Generator, wanted: int, side_px: int) -> list[shapely.Polygon]:
     """Rectangles that together show as much as possible of each class, each the best of random ones."""
     width, height = slide.size_px
-    covered = {c: shapely.union_all([a.geometry for a in slide.of_class(c)]) for c in _ENOUGH}
+    covered = {c: shapely.union_all([a.geometry for a in slide.of_class(c)]) for c in (*CLASSES, "Fat", "Vessel")}
+    covered["glass"] = shapely.box(0, 0, width, height).difference(shapely.union_all(list(covered.values())))
+    del covered["Vessel"]
     spoilt = shapely.union_all([a.geometry for a in slide.artefacts])
     found: list[shapely.Polygon] = []
     shown = dict.fromkeys(_ENOUGH, 0.0)
     for _ in range(wanted):
         best, best_score = None, 0.0
-        for _ in range(40):
+        for _ in range(60):
             w, h = np.round(np.minimum(side_px * rng.uniform(0.75, 1.1, 2), 0.4 * np.array(slide.size_px)))
             x, y = np.floor(rng.uniform((0, 0), (width - w, height - h)))
             frame = shapely.box(x, y, x + w, y + h)
             gain = {c: shown[c] + area.intersection(frame).area for c, area in covered.items()}
-            score = sum(min(gain[c] / (enough * side_px**2), 1) for c, enough in _ENOUGH.items())
+            # The root makes the first glands of a class worth more than the last of another.
+            score = sum(np.sqrt(min(gain[c] / (enough * side_px**2), 1)) for c, enough in _ENOUGH.items())
             if score > best_score and all(frame.distance(f) > 60 for f in found) and frame.distance(spoilt) > 30:
                 best, best_score = frame, score
         if best is not None:

@@ -11,6 +11,7 @@ import numpy as np
 import shapely
 from PIL import Image, ImageDraw
 from scipy import ndimage
+from shapely.affinity import scale
 from shapely.geometry.base import BaseGeometry
 
 from qp2train.core.geometry import areal
@@ -18,13 +19,13 @@ from qp2train.sample.bend import displaced, draw_wobble, largest
 from qp2train.sample.canvas import fill
 from qp2train.sample.noise import Floats, enlarged, periodic_texture
 
-_INKS = {"blue": (1.15, 0.62, 0.14), "green": (1.05, 0.28, 0.62), "black": (1.3, 1.25, 1.15)}
+_INKS = {"blue": (1.15, 0.62, 0.14), "green": (1.05, 0.28, 0.62)}
 
 
 def _mask(shape: tuple[int, int], area: BaseGeometry, soft_px: float) -> Floats:
     """1 inside the area, 0 outside, with a soft border; computed at a quarter of the size."""
     raster = Image.new("L", (shape[1] // 4, shape[0] // 4))
-    fill(raster, shapely.affinity.scale(area, 0.25, 0.25, origin=(0, 0)), 255, hole=0)
+    fill(raster, scale(area, 0.25, 0.25, origin=(0, 0)), 255, hole=0)
     soft = ndimage.gaussian_filter(np.asarray(raster, np.float32) / 255, soft_px / 4)
     return enlarged(soft, shape)
 
@@ -52,6 +53,14 @@ def _stroke(
     return largest(displaced(line.buffer(width / 2), draw_wobble(rng, size_px, 60, 3)))
 
 
+def _darkness(density: Floats, area: shapely.Polygon) -> float:
+    """Mean density along an area's outline; -1 for none."""
+    if area.is_empty:
+        return -1.0
+    x, y = shapely.get_coordinates(area.exterior).astype(int).T
+    return float(density[np.clip(y, 0, density.shape[0] - 1), np.clip(x, 0, density.shape[1] - 1)].mean())
+
+
 def pen(density: Floats, tissue: BaseGeometry, rng: np.random.Generator) -> BaseGeometry:
     """A marker stroke on the cover glass, along one side of the tissue, partly over it."""
     height, width = density.shape[:2]
@@ -62,7 +71,7 @@ def pen(density: Floats, tissue: BaseGeometry, rng: np.random.Generator) -> Base
     streaks = periodic_texture(rng, 512, along=1.6, across=28)
     streaks = streaks[np.arange(height)[:, None] % 512, np.arange(width) % 512]
     ink = _mask((height, width), area, 3) * np.clip(0.85 + 0.13 * streaks, 0.3, 1.3)
-    density += ink[..., None] * np.array(_INKS[str(rng.choice(list(_INKS)[:2]))], np.float32)
+    density += ink[..., None] * np.array(_INKS[str(rng.choice(list(_INKS)))], np.float32)
     return area
 
 
@@ -70,9 +79,13 @@ def fold(density: Floats, tissue: BaseGeometry, rng: np.random.Generator) -> Bas
     """A crease where the section lies double: the densities of both layers add."""
     height, width = density.shape[:2]
     x0, y0, x1, y1 = tissue.bounds
-    start = (float(rng.uniform(0.3, 0.7)) * (x1 - x0) + x0, y0 - 10)
-    heading = np.pi / 2 + float(rng.uniform(-0.4, 0.4))
-    area = largest(_stroke(rng, (width, height), start, heading, 0.36 * (y1 - y0), 0.017 * width).intersection(tissue))
+    tries = []
+    for _ in range(4):
+        start = (float(rng.uniform(0.2, 0.8)) * (x1 - x0) + x0, y0 - 10)
+        heading = np.pi / 2 + float(rng.uniform(-0.4, 0.4))
+        band = _stroke(rng, (width, height), start, heading, 0.36 * (y1 - y0), 0.017 * width)
+        tries.append(largest(band.intersection(tissue)))
+    area = max(tries, key=lambda band: _darkness(density, band))  # a fold of fat would hardly show
     window = _window(area, (height, width), 12)
     inside = _mask((height, width), area, 2.5)[window]
     over = int(0.02 * width)
@@ -115,21 +128,22 @@ def bubble(density: Floats, tissue: BaseGeometry, rng: np.random.Generator) -> B
 def dust(density: Floats, tissue: BaseGeometry, rng: np.random.Generator) -> BaseGeometry:
     """A few specks and a hair or two, out of focus; too small to spoil an area, so the one returned is empty."""
     height, width = density.shape[:2]
-    raster = Image.new("L", (width, height))
+    raster = Image.new("L", (width // 2, height // 2))
     draw = ImageDraw.Draw(raster)
     for _ in range(max(3, width * height // 700_000)):
-        x, y = rng.uniform((0, 0), (width, height))
-        shape = shapely.Point(x, y).buffer(float(rng.uniform(1.5, 5)), quad_segs=2).exterior.coords
+        x, y = rng.uniform((0, 0), raster.size)
+        shape = shapely.Point(x, y).buffer(float(rng.uniform(1, 2.5)), quad_segs=2).exterior.coords
         draw.polygon(
-            [(float(px + rng.normal(0, 1)), float(py + rng.normal(0, 1))) for px, py in shape],
+            [(float(px + rng.normal(0, 0.5)), float(py + rng.normal(0, 0.5))) for px, py in shape],
             fill=int(rng.integers(90, 230)),
         )
     for _ in range(max(1, width * height // 4_000_000)):
         turns = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.16, 30))
-        hair = rng.uniform((0, 0), (width, height)) + np.cumsum(np.column_stack([np.cos(turns), np.sin(turns)]) * 5, 0)
-        draw.line(hair.ravel().tolist(), fill=110, width=3)
-    specks = ndimage.gaussian_filter(np.asarray(raster, np.float32) / 255, 1.6, truncate=3)
-    density += specks[..., None] * np.array([0.9, 0.95, 1.0], np.float32)
+        hair = rng.uniform((0, 0), raster.size) + np.cumsum(np.column_stack([np.cos(turns), np.sin(turns)]) * 2.5, 0)
+        draw.line(hair.ravel().tolist(), fill=110, width=2)
+    specks = enlarged(ndimage.gaussian_filter(np.asarray(raster, np.float32) / 255, 0.8, truncate=3), (height, width))
+    where = specks > 0
+    density[where] += specks[where][:, None] * np.array([0.9, 0.95, 1.0], np.float32)
     return shapely.Polygon()
 
 

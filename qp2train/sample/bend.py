@@ -25,16 +25,15 @@ class Wobble:
 
 @dataclass(frozen=True, slots=True)
 class Bend:
-    """Straight layout coordinates -> slide pixels: turn about the middle, then displace smoothly."""
+    """Straight layout coordinates -> slide pixels: turn, put (0, 0) at `centre`, then displace smoothly."""
 
-    size_px: tuple[int, int]
+    centre: tuple[float, float]
     angle_deg: float
     wobbles: tuple[Wobble, ...]
 
     def __call__(self, geometry: BaseGeometry, *extra: Wobble) -> BaseGeometry:
         """Place a geometry laid out about (0, 0); `extra` displacements come on top of the common ones."""
-        width, height = self.size_px
-        placed = translate(rotate(geometry, self.angle_deg, origin=(0, 0)), width / 2, height / 2)
+        placed = translate(rotate(geometry, self.angle_deg, origin=(0, 0)), *self.centre)
         return displaced(placed, *self.wobbles, *extra)
 
 

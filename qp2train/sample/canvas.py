@@ -10,6 +10,7 @@ import shapely
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
+from shapely.affinity import scale, translate
 from shapely.geometry.base import BaseGeometry
 
 from qp2train.core.geometry import areal
@@ -86,7 +87,7 @@ def layers(anatomy: Anatomy, size_px: tuple[int, int], rng: np.random.Generator)
     paint(anatomy.adipocytes, Layer.FAT)
     for gland in anatomy.glands:
         if rng.random() < (0.3 if gland.malignant else 0.1):  # shrinkage tears a crescent open beside some glands
-            gap = shapely.affinity.translate(gland.outline.buffer(2), *rng.uniform(-5, 5, 2))
+            gap = translate(gland.outline.buffer(2), *rng.uniform(-5, 5, 2))
             paint([gap.intersection(anatomy.tissue.buffer(-8))], Layer.LUMEN)
     contents = {"empty": Layer.LUMEN, "mucin": Layer.MUCIN, "debris": Layer.DEBRIS}
     for gland in anatomy.glands:
@@ -110,7 +111,7 @@ def fibre_potential(anatomy: Anatomy, size_px: tuple[int, int], rng: np.random.G
     shape = (height // 8, width // 8)
     obstacles = Image.new("L", shape[::-1], 1)
     for gland in anatomy.glands:
-        fill(obstacles, shapely.affinity.scale(gland.outline, 1 / 8, 1 / 8, origin=(0, 0)), 0)
+        fill(obstacles, scale(gland.outline, 1 / 8, 1 / 8, origin=(0, 0)), 0)
     away = (ndimage.distance_transform_edt(np.asarray(obstacles)) * 8).astype(np.float32)
     near = 0.8 * np.exp(-away / 28)
     waves = sum(smooth_noise(rng, size_px, at).image(shape, step=8) * by for at, by in ((330, 75), (95, 13), (30, 3)))

@@ -45,7 +45,7 @@ def print_cells(
 
     print_stamps(canvas, draw_stamps(rng, PART["goblet"]), *_goblets(anatomy, rng), rng)
     print_stamps(canvas, draw_stamps(rng, NUCLEUS["epithelium"]), *_benign(anatomy, rng), rng)
-    print_stamps(canvas, draw_stamps(rng, NUCLEUS["tumour"], variants=24), *_malignant(anatomy, rng), rng)
+    print_stamps(canvas, draw_stamps(rng, NUCLEUS["tumour"], variants=16), *_malignant(anatomy, rng), rng)
     print_stamps(canvas, draw_stamps(rng, NUCLEUS["pyknotic"]), *_debris(anatomy, rng), rng)
     print_stamps(canvas, draw_stamps(rng, PART["red_cell"]), *_blood(anatomy, rng), rng)
     thin = draw_stamps(rng, NUCLEUS["endothelium"])

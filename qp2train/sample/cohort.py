@@ -10,7 +10,7 @@ from qp2train.sample.annotate import annotate
 from qp2train.sample.stain import STAINS, Stain
 from qp2train.sample.tissue import DrawnSlide, draw_slide
 
-SIZE_PX = (3200, 2560)
+SIZE_PX = (3072, 2304)
 _ARTEFACTS = (("dust", "fold"), ("dust", "pen", "bubble"), ("dust", "blur"), ("dust", "pen", "fold"))
 
 

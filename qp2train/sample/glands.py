@@ -90,9 +90,11 @@ def _tumour_lumina(
     if kind < 0.6 and outline.area > 18_000:
         x0, y0, x1, y1 = room.bounds
         holes: list[shapely.Polygon] = []
+        space = room.buffer(6)
+        shapely.prepare(space)
         for xy, r in zip(rng.uniform((x0, y0), (x1, y1), (150, 2)), rng.uniform(10, 32, 150), strict=True):
             hole = shapely.Point(*xy).buffer(float(r))
-            if room.buffer(6).contains(hole) and all(hole.distance(other) > 24 for other in holes):
+            if space.contains(hole) and all(hole.distance(other) > 24 for other in holes):
                 holes.append(hole)
         found = [
             largest(displaced(scale(h, 1.15, 0.9), *ragged).buffer(-3).buffer(3).intersection(room.buffer(14)))

@@ -50,7 +50,6 @@ PART = {
     "eosinophil": Look(8.0, 7.6, 0.1, 0.75, blood=0.35, opacity=0.8, clumps=0.2, soft_px=2.5),
     "cytoplasm": Look(10.5, 8.6, 0.35, 0.45, opacity=0.6, uneven=0.1, soft_px=4.0),
     "red_cell": Look(6.2, 5.6, 0.0, 0.1, blood=0.72, opacity=0.9, rim=0.3, clumps=0.06, spread=0.1),
-    "white_gap": Look(9.0, 2.4, 0.0, 0.03, opacity=0.75, uneven=0.15, spread=0.35, soft_px=2.0),
 }
 
 
@@ -66,7 +65,7 @@ class Stamps:
         return int(self.ink.shape[2])
 
 
-def draw_stamps(rng: np.random.Generator, look: Look, *, variants: int = 12) -> Stamps:
+def draw_stamps(rng: np.random.Generator, look: Look, *, variants: int = 8) -> Stamps:
     """Draw `variants` of a look at each angle."""
     reach = int(np.ceil(look.length * (1 + 2 * look.spread) + look.soft_px + 1))
     side, n = 2 * reach + 1, ANGLES * variants

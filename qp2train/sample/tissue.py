@@ -52,7 +52,7 @@ class DrawnSlide:
 def draw_slide(
     seed: int | Sequence[int],
     *,
-    size_px: tuple[int, int] = (3200, 2560),
+    size_px: tuple[int, int] = (3072, 2304),
     stain: Stain = STAINS[0],
     artefacts: Sequence[str] = ("dust",),
 ) -> DrawnSlide:

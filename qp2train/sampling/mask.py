@@ -36,11 +36,8 @@ class Painter:
 
     def __init__(self, annotations: Iterable[Annotation], labels: LabelMap) -> None:
         self.labels = labels
-        shapes = [
-            (a, v)
-            for a in _bottom_to_top(list(annotations), labels)
-            if (v := labels.value_of(a.class_name)) is not None
-        ]
+        ordered = _bottom_to_top(list(annotations), labels)
+        shapes = [(a, v) for a in ordered if (v := labels.value_of(a.class_name)) is not None]
         self._values = [v for _, v in shapes]
         self._geometries = np.array([a.geometry for a, _ in shapes], dtype=object)
         self._tree = shapely.STRtree(self._geometries)

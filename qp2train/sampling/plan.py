@@ -6,7 +6,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -82,6 +82,12 @@ def sample_patches(
         raise Qp2trainError(
             f"size must be ≥ 1 px, mpp > 0, 0 ≤ overlap < 1 and 0 ≤ min_annotated ≤ 1, not size={size}, mpp={mpp}, "
             f"overlap={overlap}, min_annotated={min_annotated}"
+        )
+    if per_class < 1 or count < 1:
+        raise Qp2trainError(f"per_class and count must be at least 1, not per_class={per_class}, count={count}")
+    if annotation_weight not in get_args(AnnotationWeight):
+        raise Qp2trainError(
+            f"annotation_weight must be one of {', '.join(get_args(AnnotationWeight))}, not {annotation_weight!r}"
         )
     labels = labels.with_colors(getattr(entries, "classes", {}))
     slides = _annotated_slides(entries, labels, skip_unreadable=skip_unreadable, progress=progress)
@@ -174,6 +180,8 @@ class _Plan:
             for a in s.annotations
             if self.labels.value_of(a.class_name) not in (None, IGNORE) and not a.geometry.is_empty
         ]
+        if not boxes:
+            return
         areas = np.array([max(x1 - x0, 1) * max(y1 - y0, 1) for _, (x0, y0, x1, y1) in boxes])
         found, tries = 0, 0
         while found < count and tries < count * TRIES:
@@ -267,7 +275,9 @@ def _annotated_slides(
         log.warning("left out: %s: %s", name, problem)
     if not everything:
         raise NoAnnotationError(f"none of the {len(images)} images has an annotation drawn by a human")
-    labels.check_against(a for s in slides for a in s.annotations)
+    labels.check_against(everything)
+    if problems:
+        labels.check_against(a for s in slides for a in s.annotations)
     unused = Counter(a.class_name or "unclassified" for a in everything if labels.value_of(a.class_name) is None)
     for name, n in unused.items():
         log.info("%d annotation(s) of class %r paint nothing: the class is not in the label map", n, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from qp2train.slides.slide import RGB, ArraySlide, PyramidSlide
 
 WHITE = (255, 255, 255)
 PLAIN_FORMATS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
-# A plain image is held in memory whole; 400 megapixels are 1.2 GB.
-MAX_PLAIN_PIXELS = 400_000_000
+# A plain image is held in memory whole: half a GB. PIL refuses twice its MAX_IMAGE_PIXELS.
+MAX_PLAIN_PIXELS = 178_956_970
 
 
 def open_slide(path: str | os.PathLike[str], *, mpp: float | None = None) -> PyramidSlide:
@@ -40,9 +40,7 @@ def open_slide(path: str | os.PathLike[str], *, mpp: float | None = None) -> Pyr
         return OpenSlideSlide(file, mpp=mpp)
     if file.suffix.lower() in PLAIN_FORMATS:
         return _plain_image(file, mpp=mpp)
-    raise UnreadableSlideError(
-        f"{file}: OpenSlide does not recognise this format, and it is no plain PNG, JPEG or TIFF"
-    )
+    raise UnreadableSlideError(f"{file}: OpenSlide does not know this format, and it is no plain PNG, JPEG or TIFF")
 
 
 class OpenSlideSlide(PyramidSlide):
@@ -51,7 +49,6 @@ class OpenSlideSlide(PyramidSlide):
     def __init__(self, path: Path, *, mpp: float | None = None) -> None:
         super().__init__(path=str(path), name=path.name, mpp=mpp)
         self._asked_mpp = mpp
-        self._lock = threading.Lock()
         try:
             self._handle = openslide.OpenSlide(str(path))
         except openslide.OpenSlideError as error:
@@ -104,25 +101,27 @@ def _stored_mpp(properties: Mapping[str, str]) -> float | None:
 
 def _on_white(image: Image.Image) -> RGB:
     if image.mode != "RGBA":
-        return np.asarray(image.convert("RGB"))
+        return np.array(image.convert("RGB"))
     rgba = np.asarray(image)
     if rgba[..., 3].min() == 255:
         return np.ascontiguousarray(rgba[..., :3])
     paper = Image.new("RGB", image.size, WHITE)
     paper.paste(image, mask=image.getchannel("A"))
-    return np.asarray(paper)
+    return np.array(paper)
 
 
 def _plain_image(file: Path, *, mpp: float | None) -> ArraySlide:
     try:
-        with Image.open(file) as image:
-            if image.width * image.height > MAX_PLAIN_PIXELS:
-                raise UnreadableSlideError(
-                    f"{file}: {image.width}×{image.height} px is too large for a plain image; convert it to a "
-                    "tiled pyramidal TIFF (for example: vips tiffsave --tile --pyramid)"
-                )
-            pixels = _on_white(image if image.mode == "RGBA" else image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL's, of large images and of odd metadata
+            with Image.open(file) as image:
+                pixels = _on_white(image if image.mode == "RGBA" else image.convert("RGB"))
+    except Image.DecompressionBombError as error:
+        raise UnreadableSlideError(
+            f"{file} has more than {MAX_PLAIN_PIXELS / 1e6:.0f} megapixels, too many for a plain image; convert it to "
+            "a tiled pyramidal TIFF (for example: vips tiffsave --tile --pyramid)"
+        ) from error
+    except (OSError, ValueError, SyntaxError) as error:
         raise UnreadableSlideError(f"{file}: neither OpenSlide nor PIL can read it: {error}") from error
     slide = ArraySlide(pixels, mpp=mpp, name=file.name)
     slide.path = str(file)

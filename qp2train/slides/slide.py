@@ -9,10 +9,10 @@ from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from qp2train.core.geometry import Box
 from qp2train.errors import MissingCalibrationError
+from qp2train.slides.average import area_average
 
 RGB = NDArray[np.uint8]
 
@@ -46,7 +46,16 @@ class Slide(Protocol):
         scanner left empty, is white.
         """
 
+    def thumbnail(self, max_size: int = 1024) -> RGB:
+        """The whole slide, its longer side at most `max_size` pixels, never enlarged."""
+
     def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class PyramidSlide:
@@ -101,13 +110,8 @@ class PyramidSlide:
         pixels = self._read_level(level, left, top, max(right - left, 1), max(bottom - top, 1))
         if pixels.shape[:2] == (height, width) and _whole(x0, y0, x1, y1):
             return pixels
-        # PIL's BOX filter is an area average with exact fractional borders; enlarging needs no averaging.
-        enlarging = downsample < 1 / 1.001
         part = (max(x0 - left, 0), max(y0 - top, 0), min(x1, right) - left, min(y1, bottom) - top)
-        image = Image.fromarray(pixels).resize(
-            (width, height), Image.Resampling.BILINEAR if enlarging else Image.Resampling.BOX, box=part
-        )
-        return np.asarray(image)
+        return area_average(pixels, part, size)
 
     def read_mpp(self, x: float, y: float, size: tuple[int, int], *, mpp: float) -> RGB:
         """`size` = (width, height) pixels at `mpp`, with the top-left corner at (x, y)."""

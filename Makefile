@@ -1,0 +1,47 @@
+# One environment for all; `make VENV=/somewhere test` puts it elsewhere.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DATA ?= ../shared/data/glas
+OUT ?= runs/glas
+
+.PHONY: demo test lint unit notebooks glas bench clean help
+
+help:
+	@echo "make demo       the main job on the sample project (3 minutes after the install)"
+	@echo "make test       lint, types, import rules, tests, notebooks"
+	@echo "make glas DATA=folder   leave-one-patient-out on real colon tissue (GlaS)"
+	@echo "make bench      ratios against named references"
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/qp2train demo --out demo
+
+test: lint unit notebooks
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+# One thread per process: two test processes that each take all cores slow each other down.
+unit: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+notebooks: $(INSTALLED)
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+
+glas: $(INSTALLED)
+	$(BIN)/python benchmarks/glas.py $(DATA) --out $(OUT)
+
+bench: glas
+
+clean:
+	rm -rf $(VENV) demo runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,277 @@
+"""The command line: one verb per station of the way, each thin over the Python API."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from qp2train.errors import Qp2trainError
+from qp2train.qupath.folder import FolderEntry
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from qp2train.qupath.entry import ImageEntry
+
+console = Console()
+app = typer.Typer(
+    help="From a QuPath project to a trained model, and its predictions back into the project.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+ProjectArgument = Annotated[Path, typer.Argument(help="Project folder, .qpproj, or a folder of slides with GeoJSON.")]
+RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+RunArgument = Annotated[Path, typer.Argument(help="The run folder, or a model folder.")]
+Roots = Annotated[list[Path] | None, typer.Option("--image-root", help="Where moved slides are looked for.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Replace a setting: section.key=value.")]
+
+
+@app.callback()
+def _setup(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_time=False)],
+        force=True,
+    )
+
+
+@app.command(epilog="Example: [bold]qp2train info liver/project.qpproj --image-root /mnt/slides[/]")
+def info(project: ProjectArgument, image_root: Roots = None) -> None:
+    """List a project's images: size, µm per pixel, metadata, annotations, and where each slide was found."""
+    from qp2train.qupath.open import open_project
+    from qp2train.qupath.project import Project
+
+    opened = open_project(project, image_roots=image_root or [])
+    table = Table(title=f"{opened.name}: {len(opened)} images", caption_justify="left")
+    for column in ("id", "name", "size, px", "µm/px", "metadata", "annotations", "slide"):
+        table.add_column(column, overflow="fold")
+    for entry in opened:
+        counts = Counter(
+            (a.class_name or "unclassified") if a.source is None else f"by {a.source}" for a in entry.annotations()
+        )
+        drawn = "\n".join(f"{n} × {name}" for name, n in sorted(counts.items())) or "–"
+        about = "\n".join(f"{k}: {v}" for k, v in entry.metadata.items()) or "–"
+        size, mpp, found = _slide_facts(entry)
+        table.add_row(entry.id, entry.name, size, mpp, about, drawn, found)
+    console.print(table)
+    if isinstance(opened, Project):
+        classes = "  ".join(f"[rgb({r},{g},{b})]■[/] {name}" for name, (r, g, b) in opened.classes.items())
+        console.print(f"QuPath {opened.version or '?'} · classes: {classes or 'none'}")
+
+
+@app.command(epilog="Example: [bold]qp2train sample recipe.yaml --out patches.parquet --preview patches.png[/]")
+def sample(
+    recipe: RecipeArgument,
+    set_: Set = None,
+    out: Annotated[Path | None, typer.Option(help="Write the patch table (Parquet) here.")] = None,
+    preview: Annotated[Path | None, typer.Option(help="Write a contact sheet of patches and masks here.")] = None,
+) -> None:
+    """Choose patches as a recipe says; print how many per class and split."""
+    from qp2train import runs
+    from qp2train.recipe import load_recipe
+
+    with _progress("slides") as update:
+        table = runs.sample(load_recipe(recipe, set_ or []), progress=update)
+    _print_counts(table.counts(), repr(table))
+    if out is not None:
+        console.print(f"patches: {table.save(out)}")
+    if preview is not None:
+        from qp2train.preview import contact_sheet_of
+
+        contact_sheet_of(table).savefig(preview, dpi=110)
+        console.print(f"contact sheet: {preview}")
+
+
+@app.command(epilog="Example: [bold]qp2train train recipe.yaml --set fit.epochs=5[/]")
+def train(recipe: RecipeArgument, set_: Set = None) -> None:
+    """Sample, split and train as a recipe says; print the scores on the held-out patches."""
+    from qp2train import runs
+    from qp2train.recipe import load_recipe
+
+    asked = load_recipe(recipe, set_ or [])
+    with _progress("slides") as update:
+        table = runs.sample(asked, progress=update)
+    _print_counts(table.counts(), repr(table))
+    model = runs.train(asked, table)
+    console.print(f"model [bold]{model.id}[/] in {asked.out}")
+    for split in ("val", "test"):
+        if (table.rows["split"] == split).any():
+            _print_frame(runs.evaluate_run(asked.out, split).table(), f"Dice, {split}")
+
+
+@app.command(epilog="Example: [bold]qp2train evaluate runs/tumor --split test[/]")
+def evaluate(
+    run: RunArgument, split: Annotated[str, typer.Option(help="Which patches: train, val or test.")] = "test"
+) -> None:
+    """Score a run's model on its held-out patches: Dice per class and patient."""
+    from qp2train import runs
+
+    _print_frame(runs.evaluate_run(run, split).table(), f"Dice, {split}")
+
+
+@app.command(epilog="Example: [bold]qp2train predict runs/tumor liver/project.qpproj --write[/]")
+def predict(
+    run: RunArgument,
+    project: ProjectArgument,
+    write: Annotated[bool, typer.Option("--write", help="Write the predictions into the project.")] = False,
+    geojson: Annotated[Path | None, typer.Option(help="Write a GeoJSON file per image into this folder.")] = None,
+    image: Annotated[list[str] | None, typer.Option(help="Only this image (id or name); may be repeated.")] = None,
+    unannotated: Annotated[bool, typer.Option("--unannotated", help="Only images no human annotated.")] = False,
+    image_root: Roots = None,
+    set_: Set = None,
+) -> None:
+    """Predict a project's images and write the predictions back as annotations.
+
+    Writing again replaces what this model wrote, except what was edited in QuPath. Settings of prediction are
+    the run's recipe's; [bold]--set predict.tta=dihedral[/] or [bold]--set vectorise.min_area_um2=500[/] replaces them.
+    """
+    from qp2train import runs
+    from qp2train.learn.models import load_model
+    from qp2train.qupath.open import open_project
+
+    model = load_model(run)
+    opened = open_project(project, image_roots=image_root or [])
+    chosen: list[ImageEntry | FolderEntry] = [opened[i] for i in image] if image else [*opened]
+    if unannotated:
+        chosen = [e for e in chosen if all(a.source is not None for a in e.annotations())]
+    settings = runs.prediction_settings(run, set_ or [])
+    failed = 0
+    with _progress("windows") as update:
+        outcomes = runs.predict_project(
+            model,
+            opened,
+            entries=chosen,
+            write=write,
+            geojson=geojson,
+            predict_args=settings["predict"],
+            vectorise_args=settings["vectorise"],
+            progress=update,
+        )
+        for outcome in outcomes:
+            if outcome.error is not None:
+                failed += 1
+                console.print(f"[red]failed[/] {outcome.entry.name}: {outcome.error}", soft_wrap=True)
+                continue
+            counts = Counter(str(a.class_name) for a in outcome.annotations)
+            said = ", ".join(f"{n} × {name}" for name, n in counts.items()) or "nothing"
+            console.print(f"{outcome.entry.name}: {said}", highlight=False)
+            if outcome.report is not None:
+                console.print(f"  written: {outcome.report}", highlight=False)
+            if outcome.file is not None:
+                console.print(f"  {outcome.file}", highlight=False)
+    if not write and geojson is None:
+        console.print("nothing was written: add --write (into the project) or --geojson FOLDER")
+    if failed:
+        console.print(f"[red]{failed} of {len(chosen)} images failed[/]; the others are done")
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: [bold]qp2train clear liver/project.qpproj --source tumor-1a2b3c4d[/]")
+def clear(
+    project: ProjectArgument,
+    source: Annotated[str, typer.Option(help="The model's id, as `info` and `predict` show it.")],
+    edited: Annotated[bool, typer.Option("--edited", help="Remove also what was edited in QuPath since.")] = False,
+) -> None:
+    """Take one model's objects out of a project; everything else stays as it is, to the byte."""
+    from qp2train.qupath.open import open_project
+    from qp2train.qupath.project import Project
+
+    opened = open_project(project)
+    reports = opened.clear(source=source, edited=edited) if isinstance(opened, Project) else opened.clear(source=source)
+    for report in reports:
+        console.print(str(report), highlight=False)
+    if not reports:
+        found = sorted({a.source for e in opened for a in e.annotations("all") if a.source is not None})
+        console.print(f"no object of {source!r}; the project has objects of: {', '.join(found) or 'no model'}")
+
+
+@app.command(epilog="Example: [bold]qp2train demo --out demo[/]")
+def demo(
+    out: Annotated[Path, typer.Option(help="A new folder for the sample project and what is made of it.")] = Path(
+        "demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Of the drawn slides and of the training.")] = 0,
+) -> None:
+    """Draw a sample project, train on two patients, predict the third, write it back; about three minutes."""
+    from qp2train.demo import run_demo
+
+    for line in run_demo(out, seed=seed):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; errors of ours are one line, not a traceback."""
+    try:
+        app(standalone_mode=True)
+    except Qp2trainError as error:
+        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True, markup=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; what was being written has been left as it was")
+        sys.exit(130)
+
+
+def _slide_facts(entry: ImageEntry | FolderEntry) -> tuple[str, str, str]:
+    """Size, µm per pixel and whereabouts, of the project or else of the file."""
+    if isinstance(entry, FolderEntry):
+        try:
+            with entry.slide() as slide:
+                return "{} × {}".format(*slide.size), f"{slide.mpp:.4g}", str(entry.path)
+        except Qp2trainError as error:
+            return "?", "?", f"[red]{error}[/]"
+    size = f"{entry.width} × {entry.height}" if entry.width else "?"
+    found = f"{entry.path}\n({entry.resolved_how})" if entry.path else f"[red]not found:[/] {entry.uri}"
+    return size, f"{entry.mpp:.4g}" if entry.mpp else "uncalibrated", found
+
+
+@contextmanager
+def _progress(unit: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar fed with (name, done, total)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def update(name: str, done: int, total: int) -> None:
+            bar.update(task, description=name, completed=done, total=total)
+
+        yield update
+
+
+def _print_counts(counts: pd.DataFrame, title: str) -> None:
+    table = Table(title=title, title_justify="left")
+    table.add_column("class")
+    for split in counts.columns:
+        table.add_column(str(split), justify="right")
+    for name, row in counts.iterrows():
+        table.add_row(str(name), *(str(v) for v in row))
+    console.print(table)
+
+
+def _print_frame(frame: pd.DataFrame, title: str) -> None:
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for column in frame.columns:
+        table.add_column(str(column), justify="right")
+    for name, row in frame.iterrows():
+        table.add_row(str(name), *("–" if v != v else f"{v:.3f}" for v in row))
+    console.print(table)

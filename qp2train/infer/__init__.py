@@ -1,0 +1,1 @@
+"""Trained model + slide → score map → polygons, and how good they are."""

@@ -1,0 +1,160 @@
+"""predict: a model and a slide in, a ScoreMap out."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skimage.morphology import dilation, disk, remove_small_holes
+
+from qp2train.core.geometry import Box
+from qp2train.core.labels import IGNORE
+from qp2train.core.scores import STEPS, ScoreMap
+from qp2train.errors import ModelError
+from qp2train.infer.stitch import Stitcher, window_starts
+from qp2train.learn.models import Model
+from qp2train.slides import Slide
+from qp2train.slides.tissue import tissue_mask
+
+log = logging.getLogger(__name__)
+
+# Maps larger than this are kept in a temporary file.
+IN_MEMORY_BYTES = 1 << 29
+# The overview on which tissue is found, and how far from it is still looked: a stroma's pale rim belongs to it.
+TISSUE_MPP, TISSUE_MARGIN_UM = 8.0, 40.0
+# Clear areas up to this size, surrounded by tissue, are lumina and fat rather than glass.
+HOLE_UM2 = 250_000.0
+
+Progress = Callable[[int, int], None]
+
+
+def predict(
+    model: Model,
+    slide: Slide,
+    *,
+    overlap: float = 0.25,
+    tta: Literal["none", "dihedral"] = "none",
+    tissue: bool = True,
+    batch_size: int = 8,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> ScoreMap:
+    """Predict a whole slide by a sliding window at the model's resolution.
+
+    Neighbouring windows overlap and are blended by a cosine bell, so that there are no seams. Memory holds
+    one band of windows; a large result lies in a temporary file.
+
+    Args:
+        model: A segmentation model.
+        slide: Any slide with a known pixel size.
+        overlap: Share of a window's side that neighbours have in common, 0 ≤ overlap < 1.
+        tta: "dihedral" averages the predictions of all eight flips and quarter turns: eight times the time.
+        tissue: Only where there is tissue (and clear areas inside it); glass is left unpredicted.
+        batch_size: Windows per step.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        progress: Called with (windows done, windows in all).
+
+    Raises:
+        ModelError: An overlap or device that cannot be used.
+        SlideError: The slide has no pixel size, or cannot be read.
+    """
+    if not 0 <= overlap < 1:
+        raise ModelError(f"overlap must be at least 0 and below 1, not {overlap}")
+    chosen = choose_device(device)
+    net = model.net.to(chosen).eval()
+    scale = model.mpp / slide.mpp
+    full_w, full_h = slide.size
+    width, height = max(1, round(full_w / scale)), max(1, round(full_h / scale))
+    # Whole map pixels cover the slide exactly; the map's mpp differs from the model's by less than 1 / width.
+    sx, sy = full_w / width, full_h / height
+    size, channels = model.size_px, len(model.labels.names)
+    wanted = _tissue(slide, width, height) if tissue else np.ones((height, width), dtype=bool)
+    scores = _array((channels, height, width))
+    classmap = np.full((height, width), IGNORE, dtype=np.uint8)
+    stitcher = Stitcher(channels, height, width, size=size)
+    columns = window_starts(width, size, overlap)
+    bands = list(stitcher.bands(window_starts(height, size, overlap)))
+    todo = [[x for x in columns if _any(wanted, x, y, size)] for y, _ in bands]
+    done, total = 0, sum(map(len, todo))
+    if total == 0:
+        log.warning("%s: no tissue was found, so nothing is predicted; tissue=False predicts everything", slide.name)
+    with torch.inference_mode():
+        for (y, finished), xs in zip(bands, todo, strict=True):
+            for batch in _batches(xs, batch_size):
+                pixels = np.stack([slide.read(Box(x * sx, y * sy, size * sx, size * sy), (size, size)) for x in batch])
+                tensor = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).to(chosen)
+                for x, window in zip(batch, _probabilities(net, tensor, tta), strict=True):
+                    stitcher.add(window, x, y)
+                done += len(batch)
+                if progress is not None:
+                    progress(done, total)
+            top, mean = stitcher.rows_above(finished)
+            rows = slice(top, top + mean.shape[1])
+            seen = wanted[rows] & (mean.sum(axis=0) > 0)
+            scores[:, rows] = np.round(mean * STEPS).astype(np.uint8) * seen
+            classmap[rows] = np.where(seen, mean.argmax(axis=0), IGNORE)
+    return ScoreMap(scores, classmap, Box(0, 0, full_w, full_h), model.mpp, slide.mpp, model.labels)
+
+
+def _probabilities(net: torch.nn.Module, pixels: torch.Tensor, tta: str) -> NDArray[np.float32]:
+    """(B, C, H, W) softmax, averaged over the eight symmetries of the square if asked."""
+    if tta == "none":
+        return np.asarray(net(pixels).float().softmax(dim=1).cpu().numpy())
+    views = []
+    for turns in range(4):
+        for flip in (False, True):
+            view = torch.rot90(pixels.flip(-1) if flip else pixels, turns, (-2, -1))
+            back = torch.rot90(net(view).float().softmax(dim=1), -turns, (-2, -1))
+            views.append(back.flip(-1) if flip else back)
+    return np.asarray(torch.stack(views).mean(dim=0).cpu().numpy())
+
+
+def _tissue(slide: Slide, width: int, height: int) -> NDArray[np.bool_]:
+    """(height, width) bool: tissue, a margin round it, and the clear areas inside."""
+    (full_w, full_h), mpp = slide.size, max(TISSUE_MPP, slide.mpp)
+    scale = mpp / slide.mpp
+    overview = slide.read(Box(0, 0, full_w, full_h), (max(1, round(full_w / scale)), max(1, round(full_h / scale))))
+    mask = tissue_mask(overview, min_area_px=16)
+    mask = dilation(mask, disk(round(TISSUE_MARGIN_UM / mpp)))
+    mask = remove_small_holes(mask, max_size=round(HOLE_UM2 / mpp**2))
+    rows = np.minimum((np.arange(height) + 0.5) * mask.shape[0] / height, mask.shape[0] - 1).astype(int)
+    columns = np.minimum((np.arange(width) + 0.5) * mask.shape[1] / width, mask.shape[1] - 1).astype(int)
+    enlarged: NDArray[np.bool_] = mask[rows[:, None], columns[None, :]]
+    return enlarged
+
+
+def _any(wanted: NDArray[np.bool_], x: int, y: int, size: int) -> bool:
+    return bool(wanted[max(y, 0) : y + size, max(x, 0) : x + size].any())
+
+
+def _batches(xs: list[int], size: int) -> Iterator[list[int]]:
+    return (xs[i : i + size] for i in range(0, len(xs), size))
+
+
+def _array(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Zeros, in memory or in a temporary file that vanishes with the array."""
+    if np.prod(shape) <= IN_MEMORY_BYTES:
+        return np.zeros(shape, dtype=np.uint8)
+    with tempfile.TemporaryFile(prefix="qp2train-scores-") as file:
+        return np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
+
+
+def choose_device(asked: str) -> torch.device:
+    """The device of a name; "auto" = the GPU if there is one.
+
+    Raises:
+        ModelError: The device is unknown or not there.
+    """
+    if asked == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {asked!r} cannot be used here: {error}") from error
+    return device

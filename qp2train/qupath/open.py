@@ -1,0 +1,27 @@
+"""open_project: a QuPath project or a folder of slides, whichever a path is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from qp2train.errors import NotAProjectError
+from qp2train.qupath.folder import SlideFolder
+from qp2train.qupath.project import Project
+
+
+def open_project(path: str | Path, *, image_roots: Iterable[str | Path] = ()) -> Project | SlideFolder:
+    """Open a QuPath project (its folder or .qpproj), or a folder of slides with GeoJSON files.
+
+    Raises:
+        NotAProjectError: The path is neither.
+    """
+    path = Path(path)
+    if path.is_dir() and not any(path.glob("*.qpproj")):
+        try:
+            return SlideFolder(path)
+        except NotAProjectError as error:
+            raise NotAProjectError(
+                f"{path} is no QuPath project (it holds no .qpproj file) and no folder of slides: {error}"
+            ) from error
+    return Project(path, image_roots=image_roots)

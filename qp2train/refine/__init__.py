@@ -1,0 +1,1 @@
+"""Prompts → corrected outlines. Nothing is in here yet."""

@@ -1,0 +1,1 @@
+"""Pictures of annotations, patches, learning and predictions (matplotlib)."""

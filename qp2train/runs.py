@@ -1,0 +1,174 @@
+"""Runs: a recipe becomes a run folder, and a run predicts a project, image by image.
+
+RUN/
+  recipe.yaml                     what was asked for, overrides included
+  patches.parquet                 every patch with its split
+  patches.annotations.parquet     a snapshot of the annotations
+  model/                          model.json, weights.safetensors
+  logs/                           learning curves: metrics.csv, TensorBoard
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from qp2train.core.annotation import Annotation
+from qp2train.core.patches import PatchTable
+from qp2train.errors import Qp2trainError, RecipeError, SplitError
+from qp2train.infer.evaluate import Evaluation, evaluate
+from qp2train.infer.predict import predict
+from qp2train.infer.vectorise import vectorise
+from qp2train.learn.fit import fit
+from qp2train.learn.models import Model, Segmentation
+from qp2train.qupath.entry import ImageEntry
+from qp2train.qupath.folder import FolderEntry, SlideFolder
+from qp2train.qupath.geojson import write_geojson
+from qp2train.qupath.open import open_project
+from qp2train.qupath.project import Project
+from qp2train.qupath.writeback import WriteReport
+from qp2train.recipe import Recipe, checked_arguments, override
+from qp2train.sampling.plan import Progress, sample_patches
+
+log = logging.getLogger(__name__)
+
+RECIPE, TABLE = "recipe.yaml", "patches.parquet"
+
+
+def sample(recipe: Recipe, *, progress: Progress | None = None) -> PatchTable:
+    """The patches that a recipe asks for, each with its split. Without a `split` section all are for training."""
+    project = open_project(recipe.project, image_roots=recipe.image_roots)
+    table = sample_patches(project, recipe.labels, **recipe["sample"], progress=progress)
+    if "split" not in recipe.sections:
+        return replace(table, rows=table.rows.assign(split="train", group=table.rows["entry"]))
+    return joined(table.split(**recipe["split"]))
+
+
+def train(recipe: Recipe, table: PatchTable, *, progress: bool = True) -> Model:
+    """Train as a recipe says on the patches that `sample` chose, into the recipe's run folder."""
+    val = table.select("val")
+    spec = Segmentation(table.labels, **recipe["model"])
+    arguments = {"out": recipe.out, "progress": progress, **recipe["fit"]}
+    model = fit(spec, table.select("train"), val if len(val) else None, **arguments)
+    table.save(recipe.out / TABLE)
+    (recipe.out / RECIPE).write_text(recipe.text, encoding="utf-8")
+    return model
+
+
+def prediction_settings(run: str | Path, overrides: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
+    """The checked `predict` and `vectorise` settings of a run's recipe, if it has one, with overrides.
+
+    Raises:
+        RecipeError: An override of another section, an unknown key or a wrong type.
+    """
+    file = Path(run) / RECIPE
+    data = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    settings = {section: dict(data.get(section) or {}) for section in ("predict", "vectorise")}
+    for text in overrides:
+        override(settings, text)
+    unknown = sorted(set(settings) - {"predict", "vectorise"})
+    if unknown:
+        raise RecipeError(f"--set {unknown[0]}…: prediction has the sections predict and vectorise")
+    return {section: checked_arguments(section, given) for section, given in settings.items()}
+
+
+def evaluate_run(run: str | Path, split: str) -> Evaluation:
+    """Score a run's model on the patches of one of its splits.
+
+    Raises:
+        SplitError: The run has no patch of that split.
+    """
+    model = Model.load(run)
+    table = PatchTable.load(Path(run) / TABLE)
+    part = table.select(split)
+    if len(part) == 0:
+        there = ", ".join(sorted(set(table.rows["split"])))
+        raise SplitError(f"{run} has no patches of the split {split!r}; it has: {there}")
+    return evaluate(model, part)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one image: its annotations and the report of writing them, or what went wrong."""
+
+    entry: ImageEntry | FolderEntry
+    annotations: Sequence[Annotation] = ()
+    report: WriteReport | None = None
+    file: Path | None = None
+    error: Qp2trainError | None = None
+
+
+def predict_project(
+    model: Model,
+    project: Project | SlideFolder,
+    *,
+    entries: Iterable[ImageEntry | FolderEntry] | None = None,
+    write: bool = False,
+    geojson: str | Path | None = None,
+    predict_args: dict[str, Any] | None = None,
+    vectorise_args: dict[str, Any] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Iterator[Outcome]:
+    """Predict images one after the other; one that fails is reported, and the others still come.
+
+    Args:
+        model: A trained model.
+        project: Where the images are, and where predictions are written.
+        entries: Which images; None = all.
+        write: Write into the project, in place of what this model wrote there before.
+        geojson: A folder for one GeoJSON file per image.
+        predict_args: Of `predict`.
+        vectorise_args: Of `vectorise`.
+        progress: Called with (image name, windows done, windows in all).
+    """
+    colors = {n: model.labels.with_colors(getattr(project, "classes", {})).color(n) for n in model.labels.classes}
+    for entry in project if entries is None else entries:
+        try:
+            yield _predict_entry(model, project, entry, colors, write, geojson, predict_args, vectorise_args, progress)
+        except Qp2trainError as error:
+            log.error("%s: %s", entry.name, error)
+            yield Outcome(entry, error=error)
+
+
+def _predict_entry(
+    model: Model,
+    project: Project | SlideFolder,
+    entry: ImageEntry | FolderEntry,
+    colors: dict[str, tuple[int, int, int]],
+    write: bool,
+    geojson: str | Path | None,
+    predict_args: dict[str, Any] | None,
+    vectorise_args: dict[str, Any] | None,
+    progress: Callable[[str, int, int], None] | None,
+) -> Outcome:
+    def said(done: int, total: int) -> None:
+        if progress is not None:
+            progress(entry.name, done, total)
+
+    slide = entry.slide()
+    try:
+        scores = predict(model, slide, progress=said, **(predict_args or {}))
+    finally:
+        slide.close()
+    found = vectorise(scores, **(vectorise_args or {}))
+    report, file = None, None
+    if geojson is not None:
+        file = Path(geojson) / f"{entry.id}-{Path(entry.name).stem}.geojson"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_geojson(file, found, colors=colors)
+    if write:
+        report = project.write(entry, found, source=model.id, colors=colors)  # type: ignore[arg-type]
+    return Outcome(entry, found, report, file)
+
+
+def joined(parts: Sequence[PatchTable]) -> PatchTable:
+    """Tables of one sampling as one table."""
+    first, *_ = parts
+    rows = pd.concat([p.rows for p in parts], ignore_index=True)
+    return PatchTable(rows, first.slides, first.labels, first.size_px, first.mpp)

@@ -1,0 +1,1 @@
+"""What speaks over the network. Nothing is in here yet."""

@@ -1,0 +1,98 @@
+"""Stand-ins for what lies outside the rooms under test: annotated images, slide files, networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import shapely
+import tifffile
+from PIL import Image
+
+from qp2train import Annotation, ArraySlide, Box, LabelMap, PatchTable
+from qp2train.core.patches import COLUMNS, SlideRef
+from qp2train.errors import SlideNotFoundError
+
+RED, BLUE, WHITE = (200, 40, 60), (40, 60, 200), (255, 255, 255)
+
+
+@dataclass
+class FakeEntry:
+    """An annotated image in memory: what a QuPath project's entry is to the room `sampling`."""
+
+    id: str
+    drawn: Sequence[Annotation] = ()
+    array: np.ndarray | None = field(default_factory=lambda: np.full((200, 200, 3), 255, np.uint8))
+    mpp: float | None = 1.0
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    path: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"slide {self.id}"
+
+    def slide(self) -> ArraySlide:
+        if self.array is None:
+            raise SlideNotFoundError(f"there is no slide at {self.id}.svs")
+        slide = ArraySlide(self.array, mpp=self.mpp, name=self.name)
+        slide.path = self.path or slide.path
+        return slide
+
+    def annotations(self) -> list[Annotation]:
+        return list(self.drawn)
+
+
+def square(x: float, y: float, side: float, class_name: str | None = "Tumor", **more: object) -> Annotation:
+    return Annotation(shapely.box(x, y, x + side, y + side), class_name, **more)  # type: ignore[arg-type]
+
+
+def table_of(groups: Mapping[str, int], **metadata: Mapping[str, str]) -> PatchTable:
+    """A table of so many patches per slide; `metadata` by slide."""
+    import pandas as pd
+
+    rows = [(s, 8.0 * i, 0.0, "Tumor", "", 1.0, s, "", 1.0) for s, n in groups.items() for i in range(n)]
+    slides = {
+        s: SlideRef(s, f"{s}.svs", f"/{s}.svs", 0.5, (100, 100), metadata.get(s, {}), (square(0, 0, 9),))
+        for s in groups
+    }
+    frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    return PatchTable(frame, slides, LabelMap(["Tumor"]), 64, 1.0)
+
+
+def write_pyramid(path: Path, levels: Sequence[np.ndarray], *, mpp: float = 0.5, tile: int = 64) -> Path:
+    """A tiled, uncompressed pyramid of H×W×3 uint8 levels, as a generic TIFF that OpenSlide reads."""
+    per_cm = (1e4 / mpp, 1e4 / mpp)
+    with tifffile.TiffWriter(path) as tiff:
+        for i, level in enumerate(levels):
+            tiff.write(
+                level,
+                tile=(tile, tile),
+                photometric="rgb",
+                resolution=(per_cm[0] / 2**i, per_cm[1] / 2**i),
+                resolutionunit="CENTIMETER",
+                subfiletype=int(i > 0),
+                metadata=None,
+            )
+    return path
+
+
+def write_png(path: Path, array: np.ndarray) -> Path:
+    Image.fromarray(array).save(path)
+    return path
+
+
+def speckle(rng: np.random.Generator, height: int, width: int, classes: int) -> np.ndarray:
+    """A class map with single pixels, holes and large parts; 255 here and there."""
+    coarse = rng.integers(0, classes + 1, (height // 5 + 1, width // 5 + 1)).astype(np.uint8)
+    classmap = np.kron(coarse, np.ones((5, 5), np.uint8))[:height, :width]
+    noisy = rng.random((height, width)) < 0.2
+    classmap[noisy] = rng.integers(0, classes + 1, int(noisy.sum()))
+    classmap[rng.random((height, width)) < 0.05] = 255
+    return classmap
+
+
+def whole(array: np.ndarray) -> Box:
+    height, width = array.shape[:2]
+    return Box(0, 0, width, height)
