@@ -60,11 +60,13 @@ def predict(
         progress: Called with (windows done, windows in all).
 
     Raises:
-        ModelError: An overlap or device that cannot be used.
+        ModelError: An overlap, tta, batch_size or device that cannot be used.
         SlideError: The slide has no pixel size, or cannot be read.
     """
     if not 0 <= overlap < 1:
         raise ModelError(f"overlap must be at least 0 and below 1, not {overlap}")
+    if tta not in ("none", "dihedral") or batch_size < 1:
+        raise ModelError(f"tta must be 'none' or 'dihedral', and batch_size at least 1, not {tta!r} and {batch_size}")
     chosen = choose_device(device)
     net = model.net.to(chosen).eval()
     scale = model.mpp / slide.mpp

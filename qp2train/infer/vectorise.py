@@ -95,12 +95,12 @@ def components(scores: ScoreMap, *, band: int = BAND) -> list[_Component]:
         for piece, component in _pieces(ids, classes, scores.scores[:, rows], top):
             found[piece + first_free] = component
             owner[piece + first_free] = piece + first_free
-        numbered = np.where(ids > 0, ids.astype(np.int64) + first_free, 0)
+        first, last = (np.where(row > 0, row.astype(np.int64) + first_free, 0) for row in (ids[0], ids[-1]))
         if above is not None:
             touching = (above[0] == classes[0]) & (classes[0] != BACKGROUND)
-            for a, b in np.unique(np.stack([above[1][touching], numbered[0][touching]]), axis=1).T:
+            for a, b in np.unique(np.stack([above[1][touching], first[touching]]), axis=1).T:
                 owner[_root(owner, int(b))] = _root(owner, int(a))
-        above = classes[-1], numbered[-1]
+        above = classes[-1], last
         first_free += int(ids.max())
     joined: dict[int, list[_Component]] = defaultdict(list)
     for piece in found:

@@ -27,8 +27,8 @@ class Augmentation:
     Args:
         size_px: Side of what comes out.
         strength: "none"; "flips" (and quarter turns); "medium": also rotation, scale, elastic deformation,
-            stain (optical density, haematoxylin and eosin), hue, brightness, focus and noise; "strong": the
-            same with wider ranges, for few patients.
+            stain (optical density, haematoxylin and eosin), hue, brightness, sharpness and noise; "strong":
+            wider ranges of stain and sharpness, for few patients.
     """
 
     size_px: int
@@ -49,7 +49,8 @@ class Augmentation:
             return A.Compose([])
         if self.strength == "flips":
             return A.Compose([A.D4(p=1)])
-        return A.Compose([*_geometry(self.size_px), *_stain(wide=self.strength == "strong"), *_optics()])
+        wide = self.strength == "strong"
+        return A.Compose([*_geometry(self.size_px), *_stain(wide=wide), *_optics(wide=wide)])
 
 
 def apply(
@@ -80,7 +81,6 @@ def _geometry(size: int) -> Sequence[A.BasicTransform]:
 def _stain(*, wide: bool) -> Sequence[A.BasicTransform]:
     """Gamma g multiplies the optical density by g: a thicker section, a longer bath. Both sides equally often."""
     low, high = (40, 250) if wide else (60, 170)
-    hue, saturation, value = (12, 25, 10) if wide else (8, 15, 8)
     return (
         A.OneOf([A.RandomGamma((low, 100), p=1), A.RandomGamma((100, high), p=1)], p=0.8 if wide else 0.5),
         A.HEStain(
@@ -88,20 +88,21 @@ def _stain(*, wide: bool) -> Sequence[A.BasicTransform]:
             intensity_scale_range=(0.75, 1.25),
             intensity_shift_range=(-0.05, 0.05),
             augment_background=True,
-            p=0.3,
+            p=0.2,
         ),
-        A.HueSaturationValue(hue, saturation, value, p=0.5),
+        A.HueSaturationValue(8, 15, 8, p=0.5),
         A.RandomBrightnessContrast(0.1, 0.1, p=0.5),
     )
 
 
-def _optics() -> Sequence[A.BasicTransform]:
+def _optics(*, wide: bool) -> Sequence[A.BasicTransform]:
+    """Scanners differ in sharpness as much as in colour; some sharpen what they save."""
     focus = A.OneOf(
         [
-            A.GaussianBlur(sigma_limit=(0.3, 1.2), blur_limit=0),
-            A.Sharpen(alpha=(0.1, 0.4)),
+            A.GaussianBlur(sigma_limit=(0.3, 1.5 if wide else 1.2), blur_limit=0),
+            A.Sharpen(alpha=(0.1, 0.6 if wide else 0.4)),
             A.Downscale(scale_range=(0.5, 0.9)),
         ],
-        p=0.25,
+        p=0.5 if wide else 0.25,
     )
     return focus, A.GaussNoise(std_range=(0.01, 0.05), p=0.25)

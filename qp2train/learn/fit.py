@@ -62,7 +62,7 @@ def fit(
         val: Patches to choose the best epoch by, of other patients. None = no choice: the last epoch is kept.
         epochs: Passes over the patches, at most.
         batch_size: Patches per step.
-        lr: Highest learning rate (AdamW, one cycle with cosine decay).
+        lr: Highest learning rate (AdamW; a linear rise over a tenth of the steps, then a cosine down to 0).
         weight_decay: Of AdamW.
         label_smoothing: Of the cross-entropy, 0–1.
         gradient_clip: Largest norm of a step's gradient; 0 = no limit.
@@ -70,7 +70,7 @@ def fit(
         balanced: Draw patches by their weight, so that every class comes equally often.
         ema: Decay per step of an exponential moving average of the weights, which is what is validated and
             kept; 0 = none. 0.99–0.999 steadies training on few patches.
-        patience: Epochs without a better validation Dice before training stops.
+        patience: Epochs without a better mean validation Dice before training stops.
         keep: "best" = the epoch with the best mean validation Dice, "last" = the last one.
         precision: "auto" = bfloat16 where the GPU can, else 32 bits.
         workers: Processes that read patches beside the training; 0 = none.
@@ -86,15 +86,19 @@ def fit(
         ModelError: The network cannot be built.
     """
     _check(spec, train, val, epochs=epochs, batch_size=batch_size)
+    if not 0 <= ema < 1 or keep not in ("best", "last"):
+        raise Qp2trainError(f"ema must be at least 0 and below 1, and keep 'best' or 'last', not {ema} and {keep!r}")
     augmentation = Augmentation(train.size_px, augment)
     run = Path(out) if out is not None else None
     with _quiet_lightning(), _seeded(seed), tempfile.TemporaryDirectory(prefix="qp2train-") as scratch:
         net = spec.build()
+        net.check_size(train.size_px)
         task = SegmentationTask(
             net, spec.labels.names, lr=lr, weight_decay=weight_decay, label_smoothing=label_smoothing
         )
+        # Only into a whole checkpoint does the average of the weights go; the others hold the last step's.
         best = ModelCheckpoint(
-            scratch, "best", monitor="val/dice" if val is not None else None, mode="max", save_weights_only=True
+            scratch, "best", monitor="val/dice" if val is not None else None, mode="max", save_weights_only=not ema
         )
         history = _History()
         trainer = pl.Trainer(
@@ -194,6 +198,11 @@ def _check(spec: Segmentation, train: PatchTable, val: PatchTable | None, *, epo
         return
     if len(val) == 0:
         raise NoAnnotationError("the validation table has no patch; leave it out to train without one")
+    if val.labels.names != train.labels.names or abs(val.mpp / train.mpp - 1) > 0.01:
+        raise Qp2trainError(
+            f"training is on {', '.join(train.labels.classes)} at {train.mpp:g} µm/px, but validation on "
+            f"{', '.join(val.labels.classes)} at {val.mpp:g} µm/px"
+        )
     shared = sorted(set(train.rows["group"]) & set(val.rows["group"]))
     if shared:
         raise SplitError(
@@ -219,6 +228,8 @@ def _quiet_lightning() -> Iterator[None]:
         logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*but have no `val_dataloader`.*")
+        warnings.filterwarnings("ignore", message=".*defined a `validation_step` but have no.*")
         warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists.*")
         warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
         warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")

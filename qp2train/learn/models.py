@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -52,6 +53,16 @@ class Segmentation:
     encoder_weights: str | None = "imagenet"
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.encoder_weights is not None:
+            object.__setattr__(self, "encoder_weights", os.fspath(self.encoder_weights))
+        try:
+            json.dumps(dict(self.options))
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"options must be plain numbers, texts and lists, to be kept with the model: {error}"
+            ) from error
+
     def build(self) -> SegmentationNet:
         """The network, with pretrained encoder weights where they can be had.
 
@@ -91,6 +102,11 @@ class Segmentation:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"cannot build {self.arch!r} with encoder {self.encoder!r}: {error}") from error
+        # smp hands what it does not know on to the encoder, and only timm's look at it.
+        known = inspect.signature(type(net)).parameters
+        unknown = [] if self.encoder.startswith("tu-") else sorted(set(self.options) - set(known))
+        if unknown:
+            raise ModelError(f"{self.arch!r} has no option {unknown[0]!r}; it has {', '.join(known)}")
         return net
 
 
@@ -108,6 +124,18 @@ class SegmentationNet(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.net((pixels.float() - self.mean) / self.std)
         return logits
+
+    def check_size(self, size_px: int) -> None:
+        """Refuse patches of a size that the network cannot halve as often as it must.
+
+        Raises:
+            ModelError: Naming the nearest size that it can take.
+        """
+        net: Any = self.net
+        try:
+            net.check_input_shape(torch.empty(1, 3, size_px, size_px))
+        except RuntimeError as error:
+            raise ModelError(f"the network cannot take patches of {size_px} px: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -181,13 +209,16 @@ class Model:
             card = json.loads((folder / CARD).read_text(encoding="utf-8"))
             if card["format"] > FORMAT:
                 raise ModelError(f"{folder} was written by a newer qp2train (format {card['format']}); update qp2train")
+            name, size_px, mpp = card["id"], card["size_px"], card["mpp"]
+            if card["task"] != "segmentation" or not (isinstance(name, str) and size_px >= 1 and mpp > 0):
+                raise ValueError(f"task {card['task']!r}, id {name!r}, size_px {size_px!r}, mpp {mpp!r}")
             spec = Segmentation(LabelMap.from_dict(card["labels"]), encoder_weights=None, **card["network"])
             weights = load_file(folder / WEIGHTS)
-            model = cls(card["id"], spec, spec.build(), card["size_px"], card["mpp"], card["about"])
+            model = cls(name, spec, spec.build(), size_px, mpp, card["about"])
             model.net.load_state_dict(weights)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise ModelError(f"{folder} is no model folder: {CARD} or {WEIGHTS} is missing") from error
-        except (KeyError, TypeError, ValueError, LabelError, SafetensorError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, LabelError, SafetensorError, RuntimeError) as error:
             raise ModelError(f"{folder} does not hold a usable model: {error}") from error
         model.net.eval()
         return model
@@ -219,8 +250,10 @@ def load_encoder(encoder: nn.Module, file: Path) -> None:
     """
     try:
         weights = load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
+        if not isinstance(weights, Mapping):
+            raise TypeError(f"it holds a {type(weights).__name__}, not named tensors")
         encoder.load_state_dict(weights)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, TypeError, ValueError) as error:
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError, TypeError, ValueError) as error:
         raise ModelError(f"{file} does not hold weights of this encoder: {str(error)[:300]}") from error
 
 

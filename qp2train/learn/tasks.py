@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import lightning.pytorch as pl
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ class SegmentationTask(pl.LightningModule):
     Args:
         net: The network.
         names: Class names, background first.
-        lr: Highest learning rate; one cycle with cosine decay.
+        lr: Highest learning rate; it rises linearly over the first tenth of the steps, then falls as a cosine.
         weight_decay: Of AdamW.
         label_smoothing: Of the cross-entropy.
     """
@@ -65,5 +67,13 @@ class SegmentationTask(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=max(steps, 2), pct_start=WARM_UP)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def rate(step: int, steps: int) -> float:
+    """The share of the highest learning rate at a step: a linear rise, then half a cosine down to 0."""
+    rise = max(1, round(WARM_UP * steps))
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))

@@ -1,8 +1,8 @@
 import json
 
 import pytest
-
 from fakes import square
+
 from qp2train import LabelMap
 from qp2train.core.labels import PALETTE
 from qp2train.errors import LabelError

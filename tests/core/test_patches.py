@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shapely
+from fakes import square, table_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fakes import square, table_of
 from qp2train import Annotation, Box, LabelMap, PatchTable
 from qp2train.errors import Qp2trainError, SplitError
 

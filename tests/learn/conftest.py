@@ -4,9 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
+import torch
 from fakes import BLUE, RED, FakeEntry, square, write_png
+
 from qp2train import LabelMap, PatchTable, Segmentation, sample_patches
+
+# Tiny networks on a shared machine: more threads wait for each other longer than they compute.
+torch.set_num_threads(1)
 
 # The smallest U-Net that smp builds quickly.
 SMALL = {"encoder_depth": 3, "decoder_channels": (16, 8, 8)}

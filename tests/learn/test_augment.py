@@ -68,12 +68,15 @@ def test_picture_and_mask_stay_aligned(size):
     transform = A.Compose([*_geometry(size)])
     for seed in range(30):
         image, mask = apply(transform, *patch(augmentation.read_px), seed=seed)
-        white, known = image[..., 0] > 127, mask != 255
-        inner = cv2.erode(white.astype(np.uint8), np.ones((3, 3))) == cv2.dilate(
-            white.astype(np.uint8), np.ones((3, 3))
-        )
-        assert (white == (mask == 1))[known & inner].all()
-        assert (white == (mask == 1))[known].mean() > 0.97
+        white = image[..., 0] > 127
+        # Both are interpolated twice, the mask by the nearest pixel: they differ along the outlines only.
+        assert (white == (mask == 1)).mean() > 0.98
+        shifted = [
+            (np.roll(white, by, axis)[2:-2, 2:-2] == (mask == 1)[2:-2, 2:-2]).mean()
+            for by in (-2, 2)
+            for axis in (0, 1)
+        ]
+        assert max(shifted) < (white == (mask == 1))[2:-2, 2:-2].mean()
 
 
 @pytest.mark.parametrize("strength", ["medium", "strong"])

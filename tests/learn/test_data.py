@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from fakes import FakeEntry, square, write_png, write_pyramid
+
 from qp2train import Annotation, LabelMap, paint, sample_patches
 from qp2train.learn.augment import Augmentation
 from qp2train.learn.data import PatchDataset, SeededSampler, plain_loader, train_loader
@@ -56,7 +56,9 @@ def _on_slide(table, row: int, px: int) -> np.ndarray:
 def test_beyond_the_border_nothing_is_annotated_unless_somebody_drew_there(tmp_path):
     array = np.zeros((50, 50, 3), np.uint8)
     path = write_png(tmp_path / "a.png", array)
-    table = sample_patches([FakeEntry("a", [square(0, 0, 50)], array, 1.0, path=str(path))], LabelMap(["Tumor"]), size=99)
+    table = sample_patches(
+        [FakeEntry("a", [square(0, 0, 50)], array, 1.0, path=str(path))], LabelMap(["Tumor"]), size=99
+    )
     image, mask = PatchDataset(table).raw(0)
     assert (mask[(image == 255).all(axis=2)] == 255).all()
 

@@ -8,7 +8,6 @@ import torch
 from qp2train.learn.losses import SegmentationLoss
 
 
-
 def logits_of(*probability_of_one: float) -> torch.Tensor:
     """(1, 2, 1, N) logits with these probabilities of class 1."""
     p = torch.tensor(probability_of_one, dtype=torch.float64)

@@ -65,6 +65,11 @@ class TestNetwork:
             replace(SPEC, **wrong).build()
 
 
+def test_options_that_cannot_be_kept_are_refused_before_training():
+    with pytest.raises(ModelError, match="options"):
+        replace(SPEC, options={"decoder_channels": {16, 8}})
+
+
 class TestEncoderWeights:
     @pytest.fixture(scope="class")
     @classmethod
@@ -84,7 +89,7 @@ class TestEncoderWeights:
     def test_a_file_that_lacks_a_weight_is_refused(self, tmp_path, weights):
         file = tmp_path / "encoder.safetensors"
         save_file({k: v for k, v in weights.items() if k != "conv1.weight"}, file)
-        with pytest.raises(ModelError, match=r"encoder\.safetensors.*conv1\.weight"):
+        with pytest.raises(ModelError, match=r"(?s)encoder\.safetensors.*conv1\.weight"):
             replace(SPEC, encoder_weights=str(file)).build()
 
     @pytest.mark.parametrize("name", ["e.safetensors", "e.pth"])

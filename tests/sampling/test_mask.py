@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import shapely
-
 from fakes import square
+
 from qp2train import Annotation, Box, LabelMap, paint
 from qp2train.sampling.mask import Painter
 
@@ -216,3 +216,17 @@ def test_254_classes_are_told_apart():
     labels = LabelMap([f"c{i}" for i in range(254)])
     mask = paint([square(i, 0, 1, f"c{i}") for i in range(254)], labels, box=Box(0, 0, 254, 1), size=(254, 1))
     assert mask[0].tolist() == list(range(1, 255))
+
+
+@pytest.mark.parametrize("downsample", [1, 3.7])
+def test_an_outline_with_many_corners_is_painted_as_exactly(downsample):
+    """It is clipped to the box first; here every centre is asked for by itself."""
+    angle = np.linspace(0, 2 * np.pi, 4000, endpoint=False)
+    radius = 90 * (1 + 0.15 * np.sin(37 * angle)) + np.random.default_rng(0).uniform(0, 3, angle.size)
+    outline = shapely.Polygon(np.c_[100 + radius * np.cos(angle), 100 + radius * np.sin(angle)]).buffer(0)
+    blob = outline.difference(shapely.Point(90, 90).buffer(30, 200))
+    painter = Painter([Annotation(blob, "Tumor")], TUMOR)
+    for x, y in [(0, 0), (33.5, 20.25), (150, 90), (-40, 190), (80, 80), (400, 400)]:
+        mask = painter.paint(Box(x, y, 50 * downsample, 40 * downsample), (50, 40))
+        middle_x, middle_y = np.meshgrid(x + (np.arange(50) + 0.5) * downsample, y + (np.arange(40) + 0.5) * downsample)
+        assert np.array_equal(mask == 1, shapely.contains_xy(blob, middle_x, middle_y))

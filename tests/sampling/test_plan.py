@@ -1,14 +1,15 @@
 import logging
 from collections import Counter
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 import shapely
+from fakes import FakeEntry, square
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fakes import FakeEntry, square
 from qp2train import Annotation, Box, LabelMap, paint, sample_patches
 from qp2train.errors import (
     LabelError,
@@ -210,9 +211,7 @@ class TestWhoIsLearntFrom:
 
     def test_nothing_is_annotated_enough(self):
         with pytest.raises(NoAnnotationError, match="min_annotated"):
-            sample_patches(
-                [FakeEntry("a", [square(0, 0, 9)])], TUMOR, size=64, strategy="grid", min_annotated=1.0
-            )
+            sample_patches([FakeEntry("a", [square(0, 0, 9)])], TUMOR, size=64, strategy="grid", min_annotated=1.0)
 
     def test_annotations_without_area_or_place(self):
         empty = Annotation(shapely.Polygon(), "Tumor")
@@ -294,7 +293,7 @@ def test_weights_make_classes_come_equally_often():
 
 def test_the_projects_colours_complete_the_labels():
     class Entries(list):
-        classes = {"Tumor": (1, 2, 3)}
+        classes = MappingProxyType({"Tumor": (1, 2, 3)})
 
     table = sample_patches(Entries([FakeEntry("a", [square(0, 0, 50)])]), TUMOR, size=8, per_class=2)
     assert table.labels.color("Tumor") == (1, 2, 3)

@@ -4,10 +4,10 @@ import pickle
 
 import numpy as np
 import pytest
+from fakes import BLUE, RED, square, write_png, write_pyramid
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fakes import BLUE, RED, square, write_png, write_pyramid
 from qp2train import ArraySlide, Box, LabelMap, open_slide, paint
 from qp2train.errors import MissingCalibrationError
 from qp2train.slides.slide import PyramidSlide

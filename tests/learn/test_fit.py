@@ -1,0 +1,222 @@
+import csv
+import logging
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from qp2train import PatchTable, evaluate, fit, load_model
+from qp2train.errors import ModelError, NoAnnotationError, Qp2trainError, SplitError
+
+QUICK = {"epochs": 1, "batch_size": 8, "augment": "none", "progress": False}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, spec, train_val):
+    """One run with all that goes into its folder; (folder, model)."""
+    folder = tmp_path_factory.mktemp("runs") / "two colours"
+    torch.manual_seed(123)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    model = fit(spec, *train_val, epochs=12, batch_size=4, lr=5e-3, augment="flips", out=folder, progress=False)
+    after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    return folder, model, before, after
+
+
+@pytest.mark.slow
+class TestRun:
+    def test_it_learns_what_anything_learns(self, run, train_val):
+        _, model, *_ = run
+        assert evaluate(model, train_val[1]).pooled.mean_dice() > 0.9
+
+    def test_the_history_has_an_epoch_per_row(self, run):
+        history = run[1].about["history"]
+        assert [h["epoch"] for h in history] == list(range(1, 13))
+        assert history[-1]["train/loss"] < history[0]["train/loss"]
+        assert {"val/dice", "val/loss", "val/dice/Tumor"} <= set(history[-1])
+
+    def test_the_folder_holds_all_that_made_it(self, run, train_val):
+        folder, model, *_ = run
+        assert load_model(folder).id == model.id
+        table = PatchTable.load(folder / "patches.parquet")
+        assert table.counts().sum().to_dict() == {"train": len(train_val[0]), "val": len(train_val[1])}
+        assert set(table.slides) == {"s0", "s1", "s2", "s3"}
+        assert all(s.annotations for s in table.slides.values())
+        with (folder / "logs" / "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert sum(bool(r.get("val/dice")) for r in rows) == 12
+        assert len(list((folder / "logs").glob("events.out.tfevents*"))) == 1
+        assert sorted(p.name for p in folder.iterdir()) == [
+            "logs", "model", "patches.annotations.parquet", "patches.parquet"
+        ]  # fmt: skip
+
+    def test_the_card_says_what_made_it(self, run, train_val):
+        _, model, *_ = run
+        about = model.about
+        assert model.id.startswith("two colours-")
+        assert about["arguments"]["lr"] == 5e-3
+        assert about["arguments"]["augment"] == "flips"
+        assert about["table"] == train_val[0].digest()
+        assert about["patches"] == {"train": len(train_val[0]), "val": len(train_val[1])}
+        assert "torch" in about["versions"]
+        assert (model.size_px, model.mpp) == (64, 1.0)
+
+    def test_global_generators_are_as_they_were(self, run):
+        _, _, before, after = run
+        assert torch.equal(before[0], after[0])
+        assert before[1:] == after[1:]
+
+    def test_the_network_comes_back_ready_to_predict(self, run):
+        assert not run[1].net.training
+
+
+class TestSeed:
+    def test_same_seed_same_table_same_model_whatever_the_global_seed(self, spec, train_val):
+        ids = []
+        for seed, before in ((0, 1), (0, 2), (5, 1)):
+            torch.manual_seed(before)
+            np.random.seed(before)
+            ids.append(fit(spec, train_val[0], **QUICK | {"augment": "medium"}, seed=seed).id)
+        assert ids[0] == ids[1]
+        assert ids[0] != ids[2]
+
+
+class TestKeep:
+    @pytest.fixture
+    def dices(self, monkeypatch):
+        """Validation Dice of the coming epochs, given by the test; what the weights were in each."""
+        from qp2train.learn.tasks import SegmentationTask
+
+        planned: list[float] = []
+        weights: list[torch.Tensor] = []
+
+        def start(self):
+            weights.append(self.net.net.segmentation_head[0].weight.detach().clone())
+
+        monkeypatch.setattr(SegmentationTask, "on_validation_epoch_start", start)
+        monkeypatch.setattr(
+            SegmentationTask, "on_validation_epoch_end", lambda self: self.log("val/dice", planned[len(weights) - 1])
+        )
+        return planned, weights
+
+    @pytest.mark.parametrize(("keep", "ema", "kept"), [("best", 0.0, 1), ("last", 0.0, 2), ("best", 0.9, 1)])
+    def test_the_best_epoch_or_the_last(self, dices, spec, train_val, keep, ema, kept):
+        planned, weights = dices
+        planned[:] = [0.1, 0.9, 0.5]
+        model = fit(spec, *train_val, **QUICK | {"epochs": 3}, keep=keep, ema=ema)
+        found = model.net.net.segmentation_head[0].weight
+        assert [torch.equal(found, w) for w in weights] == [i == kept for i in range(3)]
+
+    def test_it_stops_when_nothing_gets_better(self, dices, spec, train_val):
+        planned, weights = dices
+        planned[:] = [0.1, 0.9, 0.5, 0.6, 0.7, 0.8]
+        model = fit(spec, *train_val, **QUICK | {"epochs": 6}, patience=2)
+        assert len(weights) == 4
+        assert torch.equal(model.net.net.segmentation_head[0].weight, weights[1])
+
+
+class TestAverage:
+    SLOW = QUICK | {"batch_size": 2, "seed": 3, "ema": 0.99}
+
+    def test_the_average_of_the_weights_is_kept(self, spec, train_val):
+        """It lags behind the last step's weights, and so lies nearer to where they began."""
+        few = train_val[0].take(range(10))
+        averaged, last = (fit(spec, few, **self.SLOW | {"ema": ema}) for ema in (0.99, 0.0))
+        start = fit(spec, few, **self.SLOW | {"lr": 1e-12})
+        w = [m.net.net.segmentation_head[0].weight for m in (start, averaged, last)]
+        assert (w[1] - w[0]).abs().mean() < 0.8 * (w[2] - w[0]).abs().mean()
+
+    def test_also_in_the_best_epoch(self, spec, train_val):
+        few = train_val[0].take(range(10))
+        best, last = (fit(spec, few, train_val[1], **self.SLOW, keep=keep) for keep in ("best", "last"))
+        assert best.id == last.id  # there is one epoch only
+
+
+class TestWithoutValidation:
+    def test_the_last_epoch_is_kept(self, spec, train_val):
+        model = fit(spec, train_val[0], **QUICK)
+        assert model.about["arguments"]["keep"] == "last"
+        assert model.about["patches"] == {"train": len(train_val[0]), "val": 0}
+        assert model.id.startswith("unet-")
+
+    def test_a_name_of_its_own(self, spec, train_val):
+        assert fit(spec, train_val[0], **QUICK, name="mine").id.startswith("mine-")
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9, 10, 11])
+def test_any_number_of_steps(steps, spec, train_val):
+    """The schedule's rise is a share of the steps, which may be less than one."""
+    table = train_val[0].take([0, 1] * steps)
+    fit(spec, table, **QUICK | {"batch_size": 2})
+
+
+def test_a_table_smaller_than_a_batch(spec, train_val):
+    assert len(fit(spec, train_val[0].take([0]), **QUICK | {"batch_size": 16}).about["history"]) == 1
+
+
+@pytest.mark.parametrize("arguments", [{"balanced": True}, {"label_smoothing": 0.1}, {"gradient_clip": 0.0}])
+def test_other_ways_to_train(arguments, spec, train_val):
+    fit(spec, train_val[0].take(range(8)), **QUICK, **arguments)
+
+
+def test_training_twice_into_one_folder_leaves_the_second(tmp_path, spec, train_val):
+    few = train_val[0].take(range(8))
+    fit(spec, few, **QUICK, out=tmp_path, seed=0)
+    second = fit(spec, few, **QUICK, out=tmp_path, seed=1)
+    assert load_model(tmp_path).id == second.id
+
+
+class TestRefused:
+    def test_validation_with_a_patient_of_training(self, spec, two_colours):
+        train, val = two_colours.take(range(12)), two_colours.take(range(6, 20))
+        with pytest.raises(SplitError, match="share the patient or slide 's"):
+            fit(spec, train, val, **QUICK)
+
+    def test_nothing_to_learn_from_or_to_choose_by(self, spec, train_val):
+        with pytest.raises(NoAnnotationError, match="training"):
+            fit(spec, train_val[0].take([]), **QUICK)
+        with pytest.raises(NoAnnotationError, match="validation"):
+            fit(spec, train_val[0], train_val[1].take([]), **QUICK)
+
+    def test_other_classes(self, spec, train_val):
+        from qp2train import LabelMap
+
+        other = replace(train_val[0], labels=LabelMap(["Stroma"]))
+        with pytest.raises(Qp2trainError, match="Stroma"):
+            fit(spec, other, **QUICK)
+        with pytest.raises(Qp2trainError, match="Stroma"):
+            fit(spec, train_val[0], replace(train_val[1], labels=LabelMap(["Stroma"])), **QUICK)
+
+    def test_a_validation_at_another_scale(self, spec, train_val):
+        with pytest.raises(Qp2trainError, match="µm/px"):
+            fit(spec, train_val[0], replace(train_val[1], mpp=2.0), **QUICK)
+
+    @pytest.mark.parametrize(
+        ("wrong", "said"),
+        [
+            ({"epochs": 0}, "epochs"),
+            ({"batch_size": 0}, "batch_size"),
+            ({"augment": "wild"}, "'wild'"),
+            ({"keep": "first"}, "'first'"),
+            ({"ema": 1.5}, "ema"),
+        ],
+    )
+    def test_arguments(self, spec, train_val, wrong, said):
+        with pytest.raises(Qp2trainError, match=said):
+            fit(spec, train_val[0], **QUICK | wrong)
+
+    def test_a_size_that_the_network_cannot_take_before_any_training(self, spec, train_val):
+        with pytest.raises(ModelError, match="60 px"):
+            fit(replace(spec, arch="unetplusplus"), replace(train_val[0], size_px=60), **QUICK)
+        fit(spec, replace(train_val[0].take(range(4)), size_px=61), **QUICK)  # a U-Net of smp takes any
+
+    def test_a_network_that_cannot_be_built(self, spec, train_val):
+        with pytest.raises(ModelError, match="unet3000"):
+            fit(replace(spec, arch="unet3000"), train_val[0], **QUICK)
+
+
+def test_each_epoch_is_logged(spec, train_val, caplog):
+    with caplog.at_level(logging.INFO, logger="qp2train"):
+        fit(spec, train_val[0].take(range(8)), **QUICK)
+    assert "epoch 1/1: train/loss" in caplog.text
