@@ -72,23 +72,23 @@ def predict(
     scale = model.mpp / slide.mpp
     full_w, full_h = slide.size
     width, height = max(1, round(full_w / scale)), max(1, round(full_h / scale))
-    # Whole map pixels cover the slide exactly; the map's mpp differs from the model's by less than 1 / width.
-    sx, sy = full_w / width, full_h / height
+    # At exactly the model's scale, so that no picture is interpolated; the last pixel may reach half over the border.
+    box = Box(0, 0, width * scale, height * scale)
     size, channels = model.size_px, len(model.labels.names)
-    wanted = _tissue(slide, width, height) if tissue else np.ones((height, width), dtype=bool)
-    scores = _array((channels, height, width))
-    classmap = np.full((height, width), IGNORE, dtype=np.uint8)
+    wanted = _Wanted(_tissue(slide, box) if tissue else np.ones((1, 1), dtype=bool), height, width)
+    scores, classmap = _array((channels, height, width)), _array((height, width))
     stitcher = Stitcher(channels, height, width, size=size)
     columns = window_starts(width, size, overlap)
     bands = list(stitcher.bands(window_starts(height, size, overlap)))
-    todo = [[x for x in columns if _any(wanted, x, y, size)] for y, _ in bands]
+    todo = [[x for x in columns if wanted.rows(y, y + size)[:, max(x, 0) : x + size].any()] for y, _ in bands]
     done, total = 0, sum(map(len, todo))
     if total == 0:
         log.warning("%s: no tissue was found, so nothing is predicted; tissue=False predicts everything", slide.name)
     with torch.inference_mode():
         for (y, finished), xs in zip(bands, todo, strict=True):
             for batch in _batches(xs, batch_size):
-                pixels = np.stack([slide.read(Box(x * sx, y * sy, size * sx, size * sy), (size, size)) for x in batch])
+                side = size * scale
+                pixels = np.stack([slide.read(Box(x * scale, y * scale, side, side), (size, size)) for x in batch])
                 tensor = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).to(chosen)
                 for x, window in zip(batch, _probabilities(net, tensor, tta), strict=True):
                     stitcher.add(window, x, y)
@@ -97,10 +97,10 @@ def predict(
                     progress(done, total)
             top, mean = stitcher.rows_above(finished)
             rows = slice(top, top + mean.shape[1])
-            seen = wanted[rows] & (mean.sum(axis=0) > 0)
+            seen = wanted.rows(rows.start, rows.stop) & (mean.sum(axis=0) > 0)
             scores[:, rows] = np.round(mean * STEPS).astype(np.uint8) * seen
             classmap[rows] = np.where(seen, mean.argmax(axis=0), IGNORE)
-    return ScoreMap(scores, classmap, Box(0, 0, full_w, full_h), model.mpp, slide.mpp, model.labels)
+    return ScoreMap(scores, classmap, box, model.mpp, slide.mpp, model.labels)
 
 
 def _probabilities(net: torch.nn.Module, pixels: torch.Tensor, tta: str) -> NDArray[np.float32]:
@@ -116,22 +116,30 @@ def _probabilities(net: torch.nn.Module, pixels: torch.Tensor, tta: str) -> NDAr
     return np.asarray(torch.stack(views).mean(dim=0).cpu().numpy())
 
 
-def _tissue(slide: Slide, width: int, height: int) -> NDArray[np.bool_]:
-    """(height, width) bool: tissue, a margin round it, and the clear areas inside."""
-    (full_w, full_h), mpp = slide.size, max(TISSUE_MPP, slide.mpp)
+class _Wanted:
+    """Where to predict: a coarse mask of the map's box, enlarged to the map a few rows at a time."""
+
+    def __init__(self, mask: NDArray[np.bool_], height: int, width: int) -> None:
+        self._mask, self._height = mask, height
+        self._columns = ((np.arange(width) + 0.5) * mask.shape[1] / width).astype(int)
+
+    def rows(self, top: int, bottom: int) -> NDArray[np.bool_]:
+        """(rows, W) bool of the map rows [top, bottom) that there are."""
+        rows = np.arange(max(top, 0), min(bottom, self._height))
+        nearest = ((rows + 0.5) * self._mask.shape[0] / self._height).astype(int)
+        enlarged: NDArray[np.bool_] = self._mask[nearest[:, None], self._columns[None, :]]
+        return enlarged
+
+
+def _tissue(slide: Slide, box: Box) -> NDArray[np.bool_]:
+    """(rows, columns) bool: tissue in the box at a low resolution, a margin round it, and the clear areas inside."""
+    mpp = max(TISSUE_MPP, slide.mpp)
     scale = mpp / slide.mpp
-    overview = slide.read(Box(0, 0, full_w, full_h), (max(1, round(full_w / scale)), max(1, round(full_h / scale))))
+    overview = slide.read(box, (max(1, round(box.width / scale)), max(1, round(box.height / scale))))
     mask = tissue_mask(overview, min_area_px=16)
     mask = dilation(mask, disk(round(TISSUE_MARGIN_UM / mpp)))
     mask = remove_small_holes(mask, max_size=round(HOLE_UM2 / mpp**2))
-    rows = np.minimum((np.arange(height) + 0.5) * mask.shape[0] / height, mask.shape[0] - 1).astype(int)
-    columns = np.minimum((np.arange(width) + 0.5) * mask.shape[1] / width, mask.shape[1] - 1).astype(int)
-    enlarged: NDArray[np.bool_] = mask[rows[:, None], columns[None, :]]
-    return enlarged
-
-
-def _any(wanted: NDArray[np.bool_], x: int, y: int, size: int) -> bool:
-    return bool(wanted[max(y, 0) : y + size, max(x, 0) : x + size].any())
+    return np.asarray(mask, dtype=bool)
 
 
 def _batches(xs: list[int], size: int) -> Iterator[list[int]]:

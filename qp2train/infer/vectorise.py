@@ -22,7 +22,7 @@ from qp2train.errors import Qp2trainError
 log = logging.getLogger(__name__)
 
 # Rows vectorised at a time; objects are joined across bands.
-BAND = 2048
+BAND = 512
 MEAN_PROBABILITY, AREA = "Mean probability", "Area µm²"
 
 

@@ -41,7 +41,9 @@ class Augmentation:
     @property
     def read_px(self) -> int:
         """The side of the patch to read, in patch pixels: `size_px`, or more if it will be turned."""
-        return self.size_px if self.strength in ("none", "flips") else round(self.size_px * CONTEXT)
+        if self.strength in ("none", "flips"):
+            return self.size_px
+        return self.size_px + 2 * round(self.size_px * (CONTEXT - 1) / 2)  # whole pixels on each side
 
     def compose(self) -> A.Compose:
         """The transforms. `fill_mask` is the ignore value: a made-up corner costs nothing."""

@@ -229,7 +229,6 @@ def _quiet_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*but have no `val_dataloader`.*")
-        warnings.filterwarnings("ignore", message=".*defined a `validation_step` but have no.*")
         warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists.*")
         warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
         warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")

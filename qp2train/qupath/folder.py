@@ -2,7 +2,7 @@
 
 p01.svs   p01.geojson            the human's annotations, never overwritten
           p01.unet-1.geojson     what the model "unet-1" wrote
-metadata.csv                     columns: slide (file name or stem), then any: patient, split, …
+metadata.csv                     columns: slide (file name or stem), then any: patient, mpp (µm per pixel), …
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qp2train.core.annotation import Annotation
-from qp2train.errors import NotAProjectError, ProjectError, QuPathFormatError
+from qp2train.errors import NotAProjectError, ProjectError, QuPathFormatError, SlideError
 from qp2train.qupath.geojson import read_geojson, write_geojson
 from qp2train.qupath.pathobject import Rgb
 from qp2train.qupath.qpdata import Kinds, of_kinds
@@ -64,7 +64,13 @@ class FolderEntry:
         """
         from qp2train.slides import open_slide  # opened on demand: listing a folder needs no slide reader
 
-        return open_slide(self.path)
+        given = self.metadata.get("mpp")
+        try:
+            return open_slide(self.path, mpp=float(given) if given else None)
+        except ValueError as error:
+            raise SlideError(
+                f"{self.name}: mpp must be a number of µm per pixel, not {given!r} (metadata.csv)"
+            ) from error
 
     def annotations(self, kinds: Kinds = "annotation") -> list[Annotation]:
         """The human's annotations, then those of every model that wrote beside; full-resolution pixels.

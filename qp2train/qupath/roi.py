@@ -27,6 +27,7 @@ _WKB = PACKAGE + "GeometryROI$WKBSerializationProxy"
 _POLYGON = PACKAGE + "PolygonROI" + _PROXY
 _DEFAULT_PLANE = Plane()
 _MAX_COLLECTION_DEPTH = 16
+_QUPATH_GRID_PX = 0.01
 
 
 class Shape(NamedTuple):
@@ -199,10 +200,16 @@ def ellipse(x: float, y: float, x2: float, y2: float) -> shapely.Polygon:
     return shapely.Polygon(np.column_stack([(x + x2) / 2 + a * cos, (y + y2) / 2 + b * sin]))
 
 
+def _as_qupath_rounds(xy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """To 0.01 px, halves up, then float32: GeometryTools.getDefaultFactory(). Rounding twice changes nothing."""
+    return (np.floor(xy / _QUPATH_GRID_PX + 0.5) * _QUPATH_GRID_PX).astype(np.float32).astype(np.float64)
+
+
 def stored_form(roi: Node) -> bytes:
     """What a human could change about a ROI, as bytes: kind, plane and coordinates; closing vertices and caches not.
 
-    QuPath keeps these when it saves a ROI again, so equal bytes mean an untouched outline.
+    QuPath keeps these when it saves a ROI again, so equal bytes mean an untouched outline. Not quite so of areas with
+    holes or several parts, which QuPath 0.6 and later round as it reads them: theirs are the rounded coordinates.
     """
     if roi is None:
         return b""
@@ -212,7 +219,7 @@ def stored_form(roi: Node) -> bytes:
     parts = [name.encode("utf-8", "replace")]
     if name == _WKB:
         raw = numbers(roi.ref("wkb")).tobytes()
-        parts.append(shapely.to_wkb(read_wkb(raw), byte_order=0, output_dimension=2))
+        parts.append(shapely.to_wkb(shapely.transform(read_wkb(raw), _as_qupath_rounds), byte_order=0))
     elif name == _POLYGON:
         x, y = _vertices(roi)
         closed = len(x) > 4 and x[:4] == x[-4:] and y[:4] == y[-4:]

@@ -52,7 +52,7 @@ def sample_patches(
     """Choose patches of `size` × `size` pixels at `mpp` µm per pixel from the annotated images.
 
     "balanced" draws `per_class` patches for each class (background too, where `Region*` makes there be
-    some): first an annotation of the class, then a point in it, which becomes the patch's centre. So a
+    some): first an annotation of the class, then a point in it, which becomes the patch's centre (to a pixel). So a
     rare class gets as many patches as a common one, and a small annotation as many as a large one.
     "grid" cuts every slide into tiles; "random" draws `count` patches, uniformly over the annotated area's
     bounding boxes. In both, only patches with something annotated are kept.
@@ -129,7 +129,7 @@ class _Plan:
         min_annotated: float,
         rng: np.random.Generator,
     ) -> None:
-        self.labels, self.rng, self.min_annotated = labels, rng, min_annotated
+        self.labels, self.rng, self.min_annotated, self.size = labels, rng, min_annotated, size
         self.slides = {s.entry: s for s in slides}
         self.sides = {s.entry: size * mpp / s.mpp for s in slides}
         self.painters = {s.entry: Painter(s.annotations, labels) for s in slides}
@@ -208,7 +208,9 @@ class _Plan:
         return None
 
     def _judge(self, entry: str, x: float, y: float, annotation: str, value: int | None) -> Row | None:
-        side = self.sides[entry]
+        side, scale = self.sides[entry], self.sides[entry] / self.size
+        # On whole patch pixels, as prediction reads them: between them a picture would be interpolated, and softer.
+        x, y = round(x / scale) * scale, round(y / scale) * scale
         mask = self.painters[entry].paint(Box(x, y, side, side), (self.judged_px, self.judged_px))
         counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)[:IGNORE]
         share = counts.sum() / mask.size

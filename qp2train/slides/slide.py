@@ -15,6 +15,8 @@ from qp2train.errors import MissingCalibrationError
 from qp2train.slides.average import area_average
 
 RGB = NDArray[np.uint8]
+# Source pixels read at once; 64 megapixels are 190 MB.
+STRIP_PX = 1 << 26
 
 
 class Slide(Protocol):
@@ -84,7 +86,8 @@ class PyramidSlide:
         if self._mpp is None:
             raise MissingCalibrationError(
                 f"{self.name}: neither the file nor the project says how many µm a pixel is wide. "
-                "Set the pixel size in QuPath (Image tab), or give it: open_slide(path, mpp=0.5)."
+                "Set the pixel size in QuPath (Image tab), or give it: open_slide(path, mpp=0.5); for a folder of "
+                "slides, in a column 'mpp' of its metadata.csv."
             )
         return self._mpp
 
@@ -107,11 +110,25 @@ class PyramidSlide:
         x0, y0, x1, y1 = box.x / sx, box.y / sy, box.right / sx, box.bottom / sy
         left, top = math.floor(x0 + 1e-6), math.floor(y0 + 1e-6)
         right, bottom = math.ceil(x1 - 1e-6), math.ceil(y1 - 1e-6)
+        if (right - left) * (bottom - top) > STRIP_PX and height > 1:
+            return self._in_strips(box, size)
         pixels = self._read_level(level, left, top, max(right - left, 1), max(bottom - top, 1))
         if pixels.shape[:2] == (height, width) and _whole(x0, y0, x1, y1):
             return pixels
         part = (max(x0 - left, 0), max(y0 - top, 0), min(x1, right) - left, min(y1, bottom) - top)
         return area_average(pixels, part, size)
+
+    def _in_strips(self, box: Box, size: tuple[int, int]) -> RGB:
+        """Read the upper and lower half apart: the overview of a slide without a pyramid must not fill the memory."""
+        width, height = size
+        upper = height // 2
+        middle = box.height * upper / height
+        return np.concatenate(
+            [
+                self.read(Box(box.x, box.y, box.width, middle), (width, upper)),
+                self.read(Box(box.x, box.y + middle, box.width, box.height - middle), (width, height - upper)),
+            ]
+        )
 
     def read_mpp(self, x: float, y: float, size: tuple[int, int], *, mpp: float) -> RGB:
         """`size` = (width, height) pixels at `mpp`, with the top-left corner at (x, y)."""

@@ -40,8 +40,13 @@ def test_slides_of_any_size(by_colour, shape):
 @pytest.mark.parametrize(("mpp", "shape"), [(0.5, (35, 50)), (0.25, (18, 25)), (2.0, (140, 200)), (0.37, (26, 37))])
 def test_the_map_is_at_the_models_scale_and_covers_the_slide(by_colour, blots, mpp, shape):
     found = predict(by_colour, ArraySlide(blots, mpp=mpp), **ALL)
+    height, width = shape
     assert found.shape == shape
-    assert found.box == Box(0, 0, 100, 70)
+    assert (found.box.x, found.box.y) == (0, 0)
+    assert found.box.width == pytest.approx(width / mpp)  # exactly the model's scale …
+    assert abs(found.box.width - 100) <= 0.5 / mpp  # … to half a map pixel the slide's width
+    assert found.box.height == pytest.approx(height / mpp)
+    assert abs(found.box.height - 70) <= 0.5 / mpp
     assert found.mpp == 1.0
     assert found.slide_mpp == mpp
 

@@ -232,6 +232,23 @@ def test_a_closing_vertex_that_qupath_adds_is_no_edit() -> None:
     assert remove_objects(reread(data), "m").removed == [one.id]
 
 
+def test_the_coordinates_that_qupath_rounds_on_saving_are_no_edit() -> None:
+    outer = [(0.004, 0), (300000.13, 0), (300000.13, 9.125), (-0.125, 9.125)]
+    one = predicted(shapely.Polygon(outer, [[(2, 2), (2, 3.333), (3, 2)]]))
+    data = load(TRIANGLE)
+    write_objects(data, [one], source="m")
+    # what QuPath 0.6.0 and 0.7.0 make of it: 0.01 px, halves up, then float32 (1/32 px apart at 300,000)
+    outer = [(0, 0), (300000.125, 0), (300000.125, 9.130000114440918), (-0.11999999731779099, 9.130000114440918)]
+    saved = shapely.Polygon(outer, [[(2, 2), (2, 3.3299999237060547), (3, 2)]])
+    contents = object_of(data, one.id).node.contents
+    contents[7] = Builder(data.classes).roi(predicted(saved))
+    assert read_annotations(reread(data)).edited == ()
+
+    moved = shapely.transform(saved, lambda xy: xy + 0.05)
+    contents[7] = Builder(data.classes).roi(predicted(moved))
+    assert read_annotations(reread(data)).edited == (one.id,)
+
+
 def test_a_humans_children_of_a_removed_object_move_up_in_place() -> None:
     data = load(TRIANGLE)
     outer, inner = predicted(), predicted(shapely.box(50, 50, 60, 60))
