@@ -7,6 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,6 +121,7 @@ def fit(
             raise KeyboardInterrupt
         if keep == "best" and val is not None:
             task.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
+    spec = replace(spec, labels=train.labels)  # the table's know the project's colours
     net = task.net.cpu().eval()
     chosen = name or (run.name if run is not None else spec.arch)
     arguments = {

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
@@ -20,7 +21,7 @@ from qp2train.core.labels import IGNORE, LabelMap
 Picture = NDArray[np.uint8]
 Colors = Mapping[str, tuple[int, int, int]]
 
-UNCLASSIFIED = (200, 0, 0)  # QuPath's default for objects without a class
+UNCLASSIFIED = (90, 90, 90)
 
 
 def overlay(
@@ -38,7 +39,7 @@ def overlay(
         picture: H×W×3 uint8, the pixels of `box`.
         annotations: In full-resolution pixels.
         box: What the picture shows.
-        colors: Class → (r, g, b); a class without is drawn in QuPath's red.
+        colors: Class → (r, g, b); a class without one is drawn in grey.
         title: Above the picture.
         fill: Opacity of the areas; outlines are always opaque.
     """
@@ -100,25 +101,26 @@ def tinted(picture: Picture, mask: Picture, labels: LabelMap, *, alpha: float = 
 
 
 def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Loss of training and validation, and validation Dice per class, over the epochs."""
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    """Loss over the epochs, and validation Dice per class where there was validation."""
+    keys = sorted({k for row in history for k in row if k.startswith("val/dice")})
     epochs = [row["epoch"] for row in history]
+    figure = Figure(figsize=(9 if keys else 4.5, 3.2), layout="constrained")
+    loss, *rest = figure.subplots(1, 2 if keys else 1, squeeze=False)[0]
     for key in ("train/loss", "val/loss"):
         if any(key in row for row in history):
-            left.plot(epochs, [row.get(key, np.nan) for row in history], label=key.split("/")[0])
-    keys = sorted({k for row in history for k in row if k.startswith("val/dice")})
-    for key in keys:
-        name = key.removeprefix("val/dice").strip("/") or "mean of classes"
-        right.plot(epochs, [row.get(key, np.nan) for row in history], label=name, lw=2.5 if key == "val/dice" else 1.2)
-    left.set(xlabel="epoch", ylabel="loss")
-    right.set(xlabel="epoch", ylabel="validation Dice", ylim=(0, 1))
-    for axes in (left, right):
+            loss.plot(epochs, [row.get(key, np.nan) for row in history], marker=".", label=key.split("/")[0])
+    loss.set(xlabel="epoch", ylabel="loss")
+    for dice in rest:
+        for key in keys:
+            name = key.removeprefix("val/dice").strip("/") or "mean of classes"
+            values = [row.get(key, np.nan) for row in history]
+            dice.plot(epochs, values, marker=".", label=name, lw=2.5 if key == "val/dice" else 1.2)
+        dice.set(xlabel="epoch", ylabel="validation Dice", ylim=(0, 1))
+    for axes in (loss, *rest):
         axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
-    if not keys:
-        right.text(0.5, 0.5, "no validation patches", ha="center", va="center", transform=right.transAxes)
     return figure
 
 
@@ -153,8 +155,9 @@ def _draw(
         if path is not None:
             axes.add_patch(PathPatch(path, facecolor=(*rgb, fill), edgecolor=rgb, lw=0.9))
         else:
-            xy = shapely.get_coordinates(annotation.geometry)
-            axes.plot(xy[:, 0], xy[:, 1], marker="o" if len(xy) == 1 else None, ms=4, color=rgb, lw=1.2)
+            for part in shapely.get_parts(annotation.geometry):
+                xy = shapely.get_coordinates(part)
+                axes.plot(xy[:, 0], xy[:, 1], marker="o" if len(xy) == 1 else None, ms=4, color=rgb, lw=1.2)
     axes.set(xlim=(box.x, box.right), ylim=(box.bottom, box.y), xticks=[], yticks=[])
     axes.set_title(title, fontsize=10)
     if seen:

@@ -160,7 +160,9 @@ class _Plan:
                     f"cover them, or less than min_annotated={self.min_annotated:g} of each patch is annotated"
                 )
             if found < per_class:
-                log.warning("class %r: %d of %d patches; the rest found no free point", name, found, per_class)
+                # Little background is common and no fault: a Region* may be painted over almost everywhere.
+                level = logging.INFO if value == BACKGROUND else logging.WARNING
+                log.log(level, "class %r: %d of %d patches; the rest found no free point", name, found, per_class)
 
     def grid(self, overlap: float) -> Iterator[Row]:
         for entry, slide in self.slides.items():

@@ -220,3 +220,11 @@ def test_each_epoch_is_logged(spec, train_val, caplog):
     with caplog.at_level(logging.INFO, logger="qp2train"):
         fit(spec, train_val[0].take(range(8)), **QUICK)
     assert "epoch 1/1: train/loss" in caplog.text
+
+
+def test_the_model_knows_the_tables_colours(spec, train_val):
+    train, val = train_val
+    colours = {name: (1, 2, 3) for name in train.labels.classes}
+    coloured = replace(train, labels=train.labels.with_colors(colours))
+    model = fit(spec, coloured, val, epochs=1, progress=False)
+    assert model.labels.color(train.labels.classes[0]) == (1, 2, 3)
