@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from qp2train.errors import Qp2trainError
 from qp2train.qupath.folder import FolderEntry
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from qp2train.qupath.entry import ImageEntry
 
 console = Console()
+INTERRUPTED = 130  # what typer exits with after Ctrl-C
 app = typer.Typer(
     help="From a QuPath project to a trained model, and its predictions back into the project.",
     no_args_is_help=True,
@@ -56,7 +58,7 @@ def info(project: ProjectArgument, image_root: Roots = None) -> None:
     from qp2train.qupath.project import Project
 
     opened = open_project(project, image_roots=image_root or [])
-    table = Table(title=f"{opened.name}: {len(opened)} images", caption_justify="left")
+    table = Table(title=escape(f"{opened.name}: {len(opened)} images"), caption_justify="left")
     for column in ("id", "name", "size, px", "µm/px", "metadata", "annotations", "slide"):
         table.add_column(column, overflow="fold")
     for entry in opened:
@@ -66,10 +68,10 @@ def info(project: ProjectArgument, image_root: Roots = None) -> None:
         drawn = "\n".join(f"{n} × {name}" for name, n in sorted(counts.items())) or "–"
         about = "\n".join(f"{k}: {v}" for k, v in entry.metadata.items()) or "–"
         size, mpp, found = _slide_facts(entry)
-        table.add_row(entry.id, entry.name, size, mpp, about, drawn, found)
+        table.add_row(*map(escape, (entry.id, entry.name)), size, mpp, *map(escape, (about, drawn)), found)
     console.print(table)
     if isinstance(opened, Project):
-        classes = "  ".join(f"[rgb({r},{g},{b})]■[/] {name}" for name, (r, g, b) in opened.classes.items())
+        classes = "  ".join(f"[rgb({r},{g},{b})]■[/] {escape(name)}" for name, (r, g, b) in opened.classes.items())
         console.print(f"QuPath {opened.version or '?'} · classes: {classes or 'none'}")
 
 
@@ -84,16 +86,19 @@ def sample(
     from qp2train import runs
     from qp2train.recipe import load_recipe
 
+    if preview is not None:
+        _check_picture(preview)
     with _progress("slides") as update:
         table = runs.sample(load_recipe(recipe, set_ or []), progress=update)
     _print_counts(table.counts(), repr(table))
     if out is not None:
-        console.print(f"patches: {table.save(out)}")
+        console.print(f"patches: {table.save(out)}", markup=False, soft_wrap=True)
     if preview is not None:
         from qp2train.preview import contact_sheet_of
 
+        preview.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet_of(table).savefig(preview, dpi=110)
-        console.print(f"contact sheet: {preview}")
+        console.print(f"contact sheet: {preview}", markup=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: [bold]qp2train train recipe.yaml --set fit.epochs=5[/]")
@@ -107,7 +112,7 @@ def train(recipe: RecipeArgument, set_: Set = None) -> None:
         table = runs.sample(asked, progress=update)
     _print_counts(table.counts(), repr(table))
     model = runs.train(asked, table)
-    console.print(f"model [bold]{model.id}[/] in {asked.out}")
+    console.print(f"model [bold]{escape(model.id)}[/] in {escape(str(asked.out))}", soft_wrap=True)
     for split in ("val", "test"):
         if (table.rows["split"] == split).any():
             _print_frame(runs.evaluate_run(asked.out, split).table(), f"Dice, {split}")
@@ -164,15 +169,15 @@ def predict(
         for outcome in outcomes:
             if outcome.error is not None:
                 failed += 1
-                console.print(f"[red]failed[/] {outcome.entry.name}: {outcome.error}", soft_wrap=True)
+                console.print(f"[red]failed[/] {escape(f'{outcome.entry.name}: {outcome.error}')}", soft_wrap=True)
                 continue
             counts = Counter(str(a.class_name) for a in outcome.annotations)
             said = ", ".join(f"{n} × {name}" for name, n in counts.items()) or "nothing"
-            console.print(f"{outcome.entry.name}: {said}", highlight=False)
+            _say(f"{outcome.entry.name}: {said}")
             if outcome.report is not None:
-                console.print(f"  written: {outcome.report}", highlight=False)
+                _say(f"  written: {outcome.report}")
             if outcome.file is not None:
-                console.print(f"  {outcome.file}", highlight=False)
+                _say(f"  {outcome.file}")
     if not write and geojson is None:
         console.print("nothing was written: add --write (into the project) or --geojson FOLDER")
     if failed:
@@ -193,10 +198,10 @@ def clear(
     opened = open_project(project)
     reports = opened.clear(source=source, edited=edited) if isinstance(opened, Project) else opened.clear(source=source)
     for report in reports:
-        console.print(str(report), highlight=False)
+        _say(str(report))
     if not reports:
         found = sorted({a.source for e in opened for a in e.annotations("all") if a.source is not None})
-        console.print(f"no object of {source!r}; the project has objects of: {', '.join(found) or 'no model'}")
+        _say(f"no object of {source!r}; the project has objects of: {', '.join(found) or 'no model'}")
 
 
 @app.command(epilog="Example: [bold]qp2train demo --out demo[/]")
@@ -210,19 +215,25 @@ def demo(
     from qp2train.demo import run_demo
 
     for line in run_demo(out, seed=seed):
-        console.print(line, highlight=False, soft_wrap=True)
+        _say(line)
 
 
 def main() -> None:
-    """Run the command line; errors of ours are one line, not a traceback."""
+    """Run the command line; errors of ours and of the file system are one line, not a traceback."""
+    stderr = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         app(standalone_mode=True)
     except Qp2trainError as error:
-        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True, markup=True)
+        stderr.print(f"[red]error:[/] {escape(str(error))}")
         sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; what was being written has been left as it was")
-        sys.exit(130)
+    except OSError as error:
+        said = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        stderr.print(f"[red]error:[/] {escape(said)}")
+        sys.exit(1)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            stderr.print("stopped; what was being written has been left as it was")
+        raise
 
 
 def _slide_facts(entry: ImageEntry | FolderEntry) -> tuple[str, str, str]:
@@ -230,11 +241,12 @@ def _slide_facts(entry: ImageEntry | FolderEntry) -> tuple[str, str, str]:
     if isinstance(entry, FolderEntry):
         try:
             with entry.slide() as slide:
-                return "{} × {}".format(*slide.size), f"{slide.mpp:.4g}", str(entry.path)
+                return "{} × {}".format(*slide.size), f"{slide.mpp:.4g}", escape(str(entry.path))
         except Qp2trainError as error:
-            return "?", "?", f"[red]{error}[/]"
+            return "?", "?", f"[red]{escape(str(error))}[/]"
     size = f"{entry.width} × {entry.height}" if entry.width else "?"
-    found = f"{entry.path}\n({entry.resolved_how})" if entry.path else f"[red]not found:[/] {entry.uri}"
+    missing = f"[red]not found:[/] {escape(entry.uri)}"
+    found = escape(f"{entry.path}\n({entry.resolved_how})") if entry.path else missing
     return size, f"{entry.mpp:.4g}" if entry.mpp else "uncalibrated", found
 
 
@@ -252,18 +264,30 @@ def _progress(unit: str) -> Iterator[Callable[[str, int, int], None]]:
         task = bar.add_task("", total=None)
 
         def update(name: str, done: int, total: int) -> None:
-            bar.update(task, description=name, completed=done, total=total)
+            bar.update(task, description=escape(name), completed=done, total=total)
 
         yield update
 
 
+def _say(line: str) -> None:
+    """A line as it is: names and paths may hold what rich takes for markup."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _check_picture(path: Path) -> None:
+    """Refuse what matplotlib cannot write before there is a long wait for it."""
+    from matplotlib.figure import Figure
+
+    known = Figure().canvas.get_supported_filetypes()
+    if path.suffix.lower().removeprefix(".") not in known:
+        raise typer.BadParameter(f"{path}: a picture's name ends in .png, .jpg, .pdf or .svg", param_hint="--preview")
+
+
 def _print_counts(counts: pd.DataFrame, title: str) -> None:
-    table = Table(title=title, title_justify="left")
-    table.add_column("class")
-    for split in counts.columns:
-        table.add_column(str(split), justify="right")
+    console.print(title, highlight=False, soft_wrap=True)
+    table = Table("class", *(Column(escape(str(split)), justify="right") for split in counts.columns))
     for name, row in counts.iterrows():
-        table.add_row(str(name), *(str(v) for v in row))
+        table.add_row(escape(str(name)), *(str(v) for v in row))
     console.print(table)
 
 
@@ -271,7 +295,7 @@ def _print_frame(frame: pd.DataFrame, title: str) -> None:
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for column in frame.columns:
-        table.add_column(str(column), justify="right")
+        table.add_column(escape(str(column)), justify="right")
     for name, row in frame.iterrows():
-        table.add_row(str(name), *("–" if v != v else f"{v:.3f}" for v in row))
+        table.add_row(escape(str(name)), *("–" if v != v else f"{v:.3f}" for v in row))
     console.print(table)

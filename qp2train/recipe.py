@@ -86,6 +86,18 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
             the wrong type.
     """
     path = Path(path)
+    data = read_yaml(path)
+    for text in overrides:
+        override(data, text)
+    return _checked(data, base=path.absolute().parent)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The recipe's plain data, unchecked.
+
+    Raises:
+        RecipeError: No such file, no YAML, or no mapping.
+    """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -94,9 +106,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         raise RecipeError(f"{path} is no YAML: {error}") from error
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: a recipe is a list of 'key: value' lines, see the example in the README")
-    for text in overrides:
-        override(data, text)
-    return _checked(data, base=path.absolute().parent)
+    return data
 
 
 def checked_arguments(section: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -124,8 +134,8 @@ def checked_arguments(section: str, given: Mapping[str, Any] | None) -> dict[str
     try:
         return {k: v for k, v in dict(model(**given)).items() if k in given}
     except ValidationError as error:
-        said = "; ".join(f"{section}.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise RecipeError(f"{said} (given: {dict(given)!r})") from error
+        said = dict.fromkeys(f"{'.'.join((section, *_key(e['loc'])))}: {e['msg']}" for e in error.errors())
+        raise RecipeError(f"{'; '.join(said)} (given: {dict(given)!r})") from error
 
 
 def _checked(data: Mapping[str, Any], *, base: Path) -> Recipe:
@@ -142,12 +152,19 @@ def _checked(data: Mapping[str, Any], *, base: Path) -> Recipe:
     except LabelError as error:
         raise RecipeError(f"labels: {error}") from error
     roots = data.get("image_roots") or []
+    if not isinstance(roots, str | list):
+        raise RecipeError(f"image_roots must be a list of folders, not {roots!r}")
     project = _path(base, data["project"], "project")
     out = _path(base, data.get("out", "runs/model"), "out")
     found = tuple(_path(base, r, "image_roots") for r in ([roots] if isinstance(roots, str) else roots))
     absolute = {**data, "project": str(project), "out": str(out), "image_roots": [str(r) for r in found]}
     text = yaml.safe_dump(absolute, sort_keys=False, allow_unicode=True)
     return Recipe(project, found, out, labels, sections, text)
+
+
+def _key(loc: tuple[str | int, ...]) -> list[str]:
+    """Where in a section a wrong value stands, without pydantic's names of the types it tried ("dict[str,…]")."""
+    return [str(part) for part in loc if "[" not in str(part)]
 
 
 def _path(base: Path, value: Any, key: str) -> Path:

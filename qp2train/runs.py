@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from qp2train.core.annotation import Annotation
 from qp2train.core.patches import PatchTable
@@ -33,12 +32,12 @@ from qp2train.qupath.geojson import write_geojson
 from qp2train.qupath.open import open_project
 from qp2train.qupath.project import Project
 from qp2train.qupath.writeback import WriteReport
-from qp2train.recipe import Recipe, checked_arguments, override
+from qp2train.recipe import Recipe, checked_arguments, override, read_yaml
 from qp2train.sampling.plan import Progress, sample_patches
 
 log = logging.getLogger(__name__)
 
-RECIPE, TABLE = "recipe.yaml", "patches.parquet"
+RECIPE, TABLE, MODEL = "recipe.yaml", "patches.parquet", "model"
 
 
 def sample(recipe: Recipe, *, progress: Progress | None = None) -> PatchTable:
@@ -65,11 +64,11 @@ def prediction_settings(run: str | Path, overrides: Iterable[str] = ()) -> dict[
     """The checked `predict` and `vectorise` settings of a run's recipe, if it has one, with overrides.
 
     Raises:
-        RecipeError: An override of another section, an unknown key or a wrong type.
+        RecipeError: An override of another section, an unknown key or a wrong type, or a damaged recipe.
     """
-    file = Path(run) / RECIPE
-    data = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    settings = {section: dict(data.get(section) or {}) for section in ("predict", "vectorise")}
+    file = _run_folder(run) / RECIPE
+    data = read_yaml(file) if file.is_file() else {}
+    settings = {section: data.get(section) or {} for section in ("predict", "vectorise")}
     for text in overrides:
         override(settings, text)
     unknown = sorted(set(settings) - {"predict", "vectorise"})
@@ -85,12 +84,18 @@ def evaluate_run(run: str | Path, split: str) -> Evaluation:
         SplitError: The run has no patch of that split.
     """
     model = Model.load(run)
-    table = PatchTable.load(Path(run) / TABLE)
+    table = PatchTable.load(_run_folder(run) / TABLE)
     part = table.select(split)
     if len(part) == 0:
         there = ", ".join(sorted(set(table.rows["split"])))
         raise SplitError(f"{run} has no patches of the split {split!r}; it has: {there}")
     return evaluate(model, part)
+
+
+def _run_folder(given: str | Path) -> Path:
+    """The run's folder, also where its `model` folder was given."""
+    folder = Path(given).absolute()
+    return folder.parent if folder.name == MODEL and (folder.parent / RECIPE).is_file() else Path(given)
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ def predict_project(
         try:
             yield _predict_entry(model, project, entry, colors, write, geojson, predict_args, vectorise_args, progress)
         except Qp2trainError as error:
-            log.error("%s: %s", entry.name, error)
+            log.info("%s: %s", entry.name, error)  # the caller has it in the outcome
             yield Outcome(entry, error=error)
 
 

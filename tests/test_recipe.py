@@ -58,6 +58,8 @@ def test_overrides_replace_and_add(tmp_path: Path) -> None:
         ("fit=3", "fit: must hold 'key: value' lines"),
         ("fit.epochs", "write section.key=value"),
         ("project=7", "project must be a path"),
+        ("image_roots=3", "image_roots must be a list of folders"),
+        ("labels.classes=Gland", "labels.classes: 'str' instances are not allowed"),
         ("project.x=7", "'project' is a value, not a section"),
     ],
 )

@@ -224,7 +224,7 @@ def test_each_epoch_is_logged(spec, train_val, caplog):
 
 def test_the_model_knows_the_tables_colours(spec, train_val):
     train, val = train_val
-    colours = {name: (1, 2, 3) for name in train.labels.classes}
+    colours = dict.fromkeys(train.labels.classes, (1, 2, 3))
     coloured = replace(train, labels=train.labels.with_colors(colours))
     model = fit(spec, coloured, val, epochs=1, progress=False)
     assert model.labels.color(train.labels.classes[0]) == (1, 2, 3)

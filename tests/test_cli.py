@@ -1,0 +1,77 @@
+"""What the command line says: names as they are, errors in one line, exit codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import shapely
+from typer.testing import CliRunner
+
+from qp2train import cli
+from qp2train.core.annotation import Annotation
+from qp2train.qupath.project import Project
+
+ODD = "[/] [red]x"  # what rich would take for markup
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["qp2train", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    code = stop.value.code
+    assert isinstance(code, int)
+    return code
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli.console, "width", 200)
+    project = Project.create(tmp_path / "p", classes={"[red]": (200, 0, 0)})
+    project.add_image(
+        tmp_path / "[b] gone.svs",
+        width=10,
+        height=10,
+        name=ODD,
+        metadata={"[/]": "[bold]1"},
+        annotations=[Annotation(shapely.box(1, 1, 5, 5), "T[/]")],
+    )
+    shown = CliRunner().invoke(cli.app, ["info", str(tmp_path / "p")])
+    assert shown.exit_code == 0, shown.output
+    for text in (ODD, "[/]: [bold]1", "1 × T[/]", "■ [red]"):
+        assert text in shown.output
+
+
+def test_an_error_about_a_path_that_looks_like_markup_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "info", f"{tmp_path}/x[/]") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "x[/] does not exist" in said
+    assert said.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_written_is_one_line_not_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert call(monkeypatch, "demo", "--out", str(tmp_path / "file")) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_preview_of_an_unknown_kind_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "sample", str(tmp_path / "no.yaml"), "--preview", "x.xyz") == 2
+    assert ".png" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_so_and_exits_with_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qp2train.qupath.open.open_project", stopped)
+    assert call(monkeypatch, "info", str(tmp_path)) == 130
+    assert "stopped" in capsys.readouterr().err
