@@ -178,6 +178,10 @@ def predict(
                 _say(f"  written: {outcome.report}")
             if outcome.file is not None:
                 _say(f"  {outcome.file}")
+    older = {a.source for e in chosen for a in e.annotations("all")} - {None, model.id} if write else set()
+    if older:
+        _say(f"these images also hold predictions of {', '.join(sorted(map(str, older)))}")
+        _say(f"to take them out: qp2train clear {project} --source NAME")
     if not write and geojson is None:
         console.print("nothing was written: add --write (into the project) or --geojson FOLDER")
     if failed:
@@ -202,6 +206,7 @@ def clear(
     if not reports:
         found = sorted({a.source for e in opened for a in e.annotations("all") if a.source is not None})
         _say(f"no object of {source!r}; the project has objects of: {', '.join(found) or 'no model'}")
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: [bold]qp2train demo --out demo[/]")

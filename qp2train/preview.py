@@ -30,7 +30,9 @@ def contact_sheet_of(table: PatchTable, *, count: int = 32, columns: int = 8, se
         entry, box = table.slides[table.rows["entry"].iloc[i]], table.box(int(i))
         with open_slide(entry.path, mpp=entry.mpp) as slide:
             picture = slide.read(box, (table.size_px, table.size_px))
-        mask = Painter(entry.annotations, table.labels).paint(box, (table.size_px, table.size_px))
+        mask = Painter(entry.annotations, table.labels, slide_size=entry.size).paint(
+            box, (table.size_px, table.size_px)
+        )
         split = table.rows["split"].iloc[i]
         shown.append((picture, mask, f"{labels[i]}{f' · {split}' if split else ''}"))
     return contact_sheet(shown, table.labels, columns=columns)

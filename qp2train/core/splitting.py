@@ -18,6 +18,8 @@ def deal(sizes: Mapping[str, int], fractions: Sequence[float], *, seed: int) -> 
     Raises:
         SplitError: Fractions that are not positive or do not add up to 1, or fewer groups than parts.
     """
+    if seed < 0:
+        raise SplitError(f"seed must not be negative, not {seed}")
     if not fractions or not min(fractions) > 0 or not abs(sum(fractions) - 1) <= 1e-6:
         raise SplitError(f"fractions must be positive and add up to 1, not {tuple(fractions)}")
     if len(sizes) < len(fractions):

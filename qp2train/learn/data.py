@@ -72,7 +72,8 @@ class PatchDataset(Dataset[Item]):
 
     def _painter(self, entry: str) -> Painter:
         if entry not in self._painters:
-            self._painters[entry] = Painter(self.table.slides[entry].annotations, self.table.labels)
+            ref = self.table.slides[entry]
+            self._painters[entry] = Painter(ref.annotations, self.table.labels, slide_size=ref.size)
         return self._painters[entry]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -89,6 +90,13 @@ def fit(
     _check(spec, train, val, epochs=epochs, batch_size=batch_size)
     if not 0 <= ema < 1 or keep not in ("best", "last"):
         raise Qp2trainError(f"ema must be at least 0 and below 1, and keep 'best' or 'last', not {ema} and {keep!r}")
+    if not 0 < lr < math.inf or not 0 <= label_smoothing < 1:
+        raise Qp2trainError(f"lr must be above 0 and label_smoothing from 0 to below 1, not {lr} and {label_smoothing}")
+    if min(weight_decay, gradient_clip, patience, workers, seed) < 0:
+        raise Qp2trainError(
+            "weight_decay, gradient_clip, patience, workers and seed must not be negative, not "
+            f"{weight_decay}, {gradient_clip}, {patience}, {workers}, {seed}"
+        )
     augmentation = Augmentation(train.size_px, augment)
     run = Path(out) if out is not None else None
     with _quiet_lightning(), _seeded(seed), tempfile.TemporaryDirectory(prefix="qp2train-") as scratch:

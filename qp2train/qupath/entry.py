@@ -21,6 +21,8 @@ from qp2train.qupath.uris import Located, Locator
 if TYPE_CHECKING:
     from qp2train.slides.slide import Slide
 
+# Scanners differ by up to a percent between the axes; more is another shape of pixel.
+NOT_SQUARE = 0.02
 _MICRONS = ("µm", "μm", "um")  # micro sign, Greek mu, ASCII
 
 
@@ -90,11 +92,8 @@ class ImageEntry:
     @property
     def mpp(self) -> float | None:
         """µm per full-resolution pixel, mean of x and y; None if the image is not calibrated."""
-        calibration = _child(self._server, "pixelCalibration")
-        sides = [_child(calibration, key) for key in ("pixelWidth", "pixelHeight")]
-        values = [side.get("value") for side in sides if side.get("unit") in _MICRONS]
-        numbers = [float(v) for v in values if isinstance(v, int | float) and math.isfinite(v) and v > 0]
-        return sum(numbers) / 2 if len(numbers) == 2 else None
+        sides = self._pixel_sides()
+        return sum(sides) / 2 if len(sides) == 2 else None
 
     @property
     def width(self) -> int | None:
@@ -116,7 +115,7 @@ class ImageEntry:
 
         Raises:
             SlideNotFoundError: The file is nowhere; the message names every place.
-            ProjectError: The image is rotated, cropped or otherwise derived from its file.
+            ProjectError: The image is rotated, cropped or otherwise derived from its file, or has oblong pixels.
         """
         kind = self._builder.get("builderType", "uri")
         if kind != "uri":
@@ -132,6 +131,12 @@ class ImageEntry:
             )
         from qp2train.slides import open_slide  # opened on demand: listing a project needs no slide reader
 
+        sides = self._pixel_sides()
+        if len(sides) == 2 and abs(sides[0] / sides[1] - 1) > NOT_SQUARE:
+            raise ProjectError(
+                f"the pixels of {self.name} are not square ({sides[0]:g} × {sides[1]:g} µm), which qp2train cannot "
+                "read yet. If that is a mistake, correct the pixel size in QuPath (Image tab)"
+            )
         return open_slide(self.path, mpp=self.mpp)
 
     def read(self, *, kinds: Kinds = "all") -> ReadResult:
@@ -185,6 +190,13 @@ class ImageEntry:
     @cached_property
     def _located(self) -> Located:
         return self._locator.locate(self.uri)
+
+    def _pixel_sides(self) -> list[float]:
+        """Width and height of a pixel in µm, as far as they are known."""
+        calibration = _child(self._server, "pixelCalibration")
+        sides = [_child(calibration, key) for key in ("pixelWidth", "pixelHeight")]
+        values = [side.get("value") for side in sides if side.get("unit") in _MICRONS]
+        return [float(v) for v in values if isinstance(v, int | float) and math.isfinite(v) and v > 0]
 
     def _size(self, key: str) -> int | None:
         value = self._server.get(key)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from qp2train.core.annotation import Annotation
 from qp2train.errors import NotAProjectError, ProjectError, QuPathFormatError, SlideError
-from qp2train.qupath.geojson import read_geojson, write_geojson
+from qp2train.qupath.geojson import CORRECTED_KEY, read_geojson, write_geojson
 from qp2train.qupath.pathobject import Rgb
 from qp2train.qupath.qpdata import Kinds, of_kinds
 from qp2train.qupath.savefile import BACKUP_SUFFIX
@@ -80,7 +80,8 @@ class FolderEntry:
         """
         own = [path for path in self._files() if path.is_file()]
         found = [annotation for path in own for annotation in read_geojson(path)]
-        found += [a for path in self._predictions() for a in read_geojson(path) if a.source is not None]
+        beside = [a for path in self._predictions() for a in read_geojson(path)]
+        found += [a for a in beside if a.source is not None or CORRECTED_KEY in a.metadata]
         return of_kinds(found, kinds)
 
     def prediction_file(self, source: str) -> Path:
@@ -164,7 +165,8 @@ class SlideFolder:
         """Write a model's annotations to `<stem>.<source>.geojson`; a file of that name is kept as a backup.
 
         Raises:
-            ProjectError: The file is a human's (it holds objects of another source), or could not be written.
+            ProjectError: The file holds objects of another source, or predictions that a human has corrected; or it
+                could not be written.
         """
         if not source:
             raise ProjectError("source='': give the model's id, so that its objects can be told from yours")
@@ -181,7 +183,7 @@ class SlideFolder:
         """Delete what `source` wrote.
 
         Raises:
-            ProjectError: A file is a human's.
+            ProjectError: A file holds objects of another source, or predictions that a human has corrected.
         """
         chosen = self._entries if entries is None else [self[e] if isinstance(e, str) else e for e in entries]
         reports = []
@@ -203,7 +205,10 @@ def _written_before(path: Path, source: str) -> list[Annotation]:
     old = read_geojson(path) if path.is_file() else []
     foreign = sum(annotation.source != source for annotation in old)
     if foreign:
-        raise ProjectError(f"{path} holds {foreign} object(s) that {source!r} did not write: move them to another file")
+        raise ProjectError(
+            f"{path} holds {foreign} object(s) that {source!r} did not write, or that were corrected since: "
+            "move them to the slide's own .geojson file first, so that none is lost"
+        )
     return old
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import shapely
 from shapely.geometry.base import BaseGeometry
@@ -33,6 +34,9 @@ from qp2train.qupath.qpproj import default_color
 from qp2train.qupath.savefile import save
 
 log = logging.getLogger(__name__)
+
+# What a prediction looked like when it was written, and, once a human has changed it, the model it came from.
+WRITTEN_KEY, CORRECTED_KEY = "qp2train written as", "qp2train corrected"
 
 _KINDS: Mapping[str, Kind] = {
     "annotation": "annotation",
@@ -125,9 +129,17 @@ def _feature(annotation: Annotation, geometry: BaseGeometry, colors: Mapping[str
     metadata = dict(annotation.metadata)
     if annotation.source is not None:
         metadata[SOURCE_KEY] = annotation.source
+        metadata[WRITTEN_KEY] = _written_as(geometry, annotation.class_name, annotation.name, annotation.locked)
     if metadata:
         properties["metadata"] = metadata
     return {"type": "Feature", "id": annotation.id, "geometry": shape, "properties": properties}
+
+
+def _written_as(geometry: BaseGeometry, class_name: str | None, name: str | None, locked: bool) -> str:
+    """A short hash of what a human could change about an object, to the 0.01 px that QuPath's export keeps."""
+    xy = shapely.get_coordinates(shapely.normalize(shapely.transform(geometry, lambda xy: np.round(xy, 2) + 0.0)))
+    texts = "\0".join((class_name or "", name or "", "locked" if locked else "")) + "\0"
+    return hashlib.sha256(texts.encode("utf-8", "surrogatepass") + xy.tobytes()).hexdigest()[:16]
 
 
 def _written_number(value: float) -> float | str:
@@ -217,13 +229,19 @@ class _Reader:
         source = metadata.pop(SOURCE_KEY, None)
         metadata.pop(FINGERPRINT_KEY, None)
         name = properties.get("name")
+        name = None if name is None else str(name)
+        class_name = _class_name(properties.get("classification"))
+        locked = bool(properties.get("isLocked", properties.get("locked", False)))
+        written = metadata.pop(WRITTEN_KEY, None)
+        if source and written and written != _written_as(geometry, class_name, name, locked):
+            metadata[CORRECTED_KEY], source = source, None  # a human has changed it since: it is the human's
         annotation = Annotation(
             geometry,
-            _class_name(properties.get("classification")),
+            class_name,
             kind=_kind(item, properties),
-            name=None if name is None else str(name),
+            name=name,
             measurements=self._measurements(properties.get("measurements"), object_id),
-            locked=bool(properties.get("isLocked", properties.get("locked", False))),
+            locked=locked,
             id=object_id,
             parent=parent,
             plane=plane,

@@ -36,10 +36,14 @@ class Painter:
     Args:
         annotations: The objects of one slide, in full-resolution pixels.
         labels: Class → pixel value.
+        slide_size: (width, height) of the slide. What lies beyond its border is ignored, whatever was drawn there:
+            the picture is made-up white. None = the plane has no border.
     """
 
-    def __init__(self, annotations: Iterable[Annotation], labels: LabelMap) -> None:
-        self.labels = labels
+    def __init__(
+        self, annotations: Iterable[Annotation], labels: LabelMap, *, slide_size: tuple[int, int] | None = None
+    ) -> None:
+        self.labels, self.slide_size = labels, slide_size
         ordered = _bottom_to_top(list(annotations), labels)
         shapes = [(a, v) for a in ordered if (v := labels.value_of(a.class_name)) is not None]
         self._values = [v for _, v in shapes]
@@ -61,6 +65,11 @@ class Painter:
             shapes = [(geometry, value) for geometry, value in near if not geometry.is_empty]
             if shapes:
                 rasterize(shapes, out=mask, transform=transform)
+        if self.slide_size is not None:
+            x = box.x + (np.arange(width) + 0.5) * box.width / width
+            y = box.y + (np.arange(height) + 0.5) * box.height / height
+            mask[(y < 0) | (y >= self.slide_size[1])] = IGNORE
+            mask[:, (x < 0) | (x >= self.slide_size[0])] = IGNORE
         return mask
 
     def _near(self, i: int, box: Box, *, margin: float) -> BaseGeometry:

@@ -78,10 +78,10 @@ def sample_patches(
         LabelError: A class that no annotation has, or of which no point is left unpainted.
         SlideError: Slides that are missing, unreadable or uncalibrated; all of them are named.
     """
-    if size < 1 or not mpp > 0 or not 0 <= overlap < 1 or not 0 <= min_annotated <= 1:
+    if size < 1 or not 0 < mpp < math.inf or not 0 <= overlap < 1 or not 0 <= min_annotated <= 1 or seed < 0:
         raise Qp2trainError(
-            f"size must be ≥ 1 px, mpp > 0, 0 ≤ overlap < 1 and 0 ≤ min_annotated ≤ 1, not size={size}, mpp={mpp}, "
-            f"overlap={overlap}, min_annotated={min_annotated}"
+            f"size must be ≥ 1 px, mpp > 0, 0 ≤ overlap < 1, 0 ≤ min_annotated ≤ 1 and seed ≥ 0, not size={size}, "
+            f"mpp={mpp}, overlap={overlap}, min_annotated={min_annotated}, seed={seed}"
         )
     if per_class < 1 or count < 1:
         raise Qp2trainError(f"per_class and count must be at least 1, not per_class={per_class}, count={count}")
@@ -132,7 +132,7 @@ class _Plan:
         self.labels, self.rng, self.min_annotated, self.size = labels, rng, min_annotated, size
         self.slides = {s.entry: s for s in slides}
         self.sides = {s.entry: size * mpp / s.mpp for s in slides}
-        self.painters = {s.entry: Painter(s.annotations, labels) for s in slides}
+        self.painters = {s.entry: Painter(s.annotations, labels, slide_size=s.size) for s in slides}
         self.judged_px = min(size, JUDGED_PX)
 
     def balanced(self, per_class: int, weight: AnnotationWeight) -> Iterator[Row]:

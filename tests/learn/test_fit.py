@@ -228,3 +228,11 @@ def test_the_model_knows_the_tables_colours(spec, train_val):
     coloured = replace(train, labels=train.labels.with_colors(colours))
     model = fit(spec, coloured, val, epochs=1, progress=False)
     assert model.labels.color(train.labels.classes[0]) == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"lr": -1}, {"lr": 0}, {"label_smoothing": 5}, {"seed": -1}, {"workers": -1}, {"patience": -1}]
+)
+def test_impossible_numbers_are_refused_before_any_work(bad, spec, train_val):
+    with pytest.raises(Qp2trainError, match="must"):
+        fit(spec, *train_val, **bad)

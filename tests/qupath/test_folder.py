@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import shapely
+from PIL import Image
 
 from qp2train.core.annotation import Annotation
 from qp2train.errors import NotAProjectError, ProjectError, QuPathFormatError
@@ -93,3 +95,25 @@ def test_slides_open(shared_data: Path, tmp_path: Path) -> None:
     (tmp_path / "small.svs").symlink_to(shared_data / "slides" / "CMU-1-Small-Region.svs")
     with SlideFolder(tmp_path)["small"].slide() as slide:
         assert slide.size == (2220, 2967)
+
+
+@pytest.mark.parametrize("edit", [{"isLocked": True}, {"classification": {"name": "Stroma"}}, {"name": "seen"}])
+def test_a_corrected_prediction_is_the_humans_and_is_never_overwritten(tmp_path: Path, edit: dict[str, object]) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    folder = SlideFolder(tmp_path)
+    drawn = Annotation(shapely.box(1.005, 2, 30, 40.1234).difference(shapely.box(5, 5, 9, 9)), "Tumor")
+    folder.write("a", [drawn], source="m-1")
+    assert [a.source for a in folder["a"].annotations()] == ["m-1"]
+    assert str(folder.write("a", [drawn], source="m-1")).startswith("a.png: 1 added, 1 removed")
+
+    file = folder["a"].prediction_file("m-1")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["features"][0]["properties"].update(edit)
+    file.write_text(json.dumps(content), encoding="utf-8")
+    before = file.read_bytes()
+    assert [a.source for a in folder["a"].annotations()] == [None]
+    with pytest.raises(ProjectError, match="corrected since"):
+        folder.write("a", [drawn], source="m-1")
+    with pytest.raises(ProjectError, match="corrected since"):
+        folder.clear(source="m-1")
+    assert file.read_bytes() == before

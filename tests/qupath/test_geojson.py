@@ -57,6 +57,7 @@ def test_what_we_write_is_what_qupath_writes(tmp_path: Path) -> None:
     file = tmp_path / "out.geojson"
     write_geojson(file, [annotation], colors={"Tumor: Positive": (9, 8, 7)})
     data = json.loads(file.read_bytes())
+    assert len(data["features"][0]["properties"]["metadata"].pop("qp2train written as")) == 16
     assert data == {
         "type": "FeatureCollection",
         "features": [

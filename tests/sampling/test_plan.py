@@ -19,6 +19,7 @@ from qp2train.errors import (
     SlideError,
     SlideNotFoundError,
 )
+from qp2train.sampling.mask import Painter
 from qp2train.sampling.plan import random_point
 
 TUMOR = LabelMap(["Tumor"])
@@ -328,3 +329,21 @@ class TestLattice:
         entry = FakeEntry("a", [square(10, 10, 150)], mpp=0.5)
         table = sample_patches([entry], TUMOR, size=16, mpp=1.0, strategy=strategy, per_class=20, count=20)
         assert (table.rows[["x", "y"]] % 2 == 0).all(axis=None)
+
+
+class TestBeyondTheBorder:
+    def test_what_is_drawn_beside_the_slide_is_never_learnt_from(self):
+        drawn = [square(150, 150, 200, id="over the edge"), square(5000, 5000, 300, "Stroma")]
+        with pytest.raises(LabelError, match="class 'Stroma' has 1 annotation"):
+            sample_patches([FakeEntry("a", drawn)], BOTH, size=32, per_class=4)
+        table = sample_patches([FakeEntry("a", drawn[:1])], TUMOR, size=32, per_class=30)
+        for slide, box in table:
+            mask = Painter(slide.annotations, TUMOR, slide_size=slide.size).paint(box, (32, 32))
+            inside = box.clipped_to(200, 200)
+            assert (mask == 1).sum() <= inside.width * inside.height
+            assert box.x + 16 < 200.5
+
+    @pytest.mark.parametrize("bad", [{"seed": -1}, {"mpp": float("inf")}, {"overlap": 1.0}, {"size": 0}])
+    def test_impossible_numbers_are_refused_before_any_work(self, bad):
+        with pytest.raises(Qp2trainError, match="must be"):
+            sample_patches([FakeEntry("a", [square(0, 0, 50)])], TUMOR, **bad)
