@@ -19,7 +19,7 @@ from qp2train.sample.project import make_project, project_folder, truth_file
 
 HELD_OUT = "P03"
 RECIPE = """\
-# Glands, tumour and stroma of the sample project; about a minute and a half of training on two CPU cores.
+# Glands, tumour and stroma of the sample project; about two minutes of training on two CPU cores.
 project: sample/project
 out: runs/glands
 labels:

@@ -217,7 +217,10 @@ def _metadata(path: Path, known: set[str]) -> dict[str, dict[str, str]]:
         return {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            head = file.readline()
+            file.seek(0)
+            # Excel writes semicolons where the comma is the decimal sign.
+            rows = list(csv.DictReader(file, delimiter=";" if ";" in head and "," not in head else ","))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise QuPathFormatError(f"{path} cannot be read as a UTF-8 table: {error}") from error
     result = {}

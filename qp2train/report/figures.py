@@ -162,7 +162,14 @@ def _draw(
     axes.set_title(title, fontsize=10)
     if seen:
         handles = [Patch(color=_rgb(c), label=n) for n, c in sorted(seen.items())]
-        axes.legend(handles=handles, fontsize=7, loc="lower right", framealpha=0.85)
+        axes.legend(
+            handles=handles,
+            fontsize=7,
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0),
+            ncols=min(4, len(seen)),
+            frameon=False,
+        )
 
 
 def _path(geometry: BaseGeometry) -> Path | None:

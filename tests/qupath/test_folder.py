@@ -117,3 +117,12 @@ def test_a_corrected_prediction_is_the_humans_and_is_never_overwritten(tmp_path:
     with pytest.raises(ProjectError, match="corrected since"):
         folder.clear(source="m-1")
     assert file.read_bytes() == before
+
+
+def test_a_metadata_table_as_a_german_excel_saves_it(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text("slide;patient;mpp\na.png;P, 1;0.5\n", encoding="utf-8-sig")
+    (entry,) = SlideFolder(tmp_path)
+    assert entry.metadata == {"patient": "P, 1", "mpp": "0.5"}
+    with entry.slide() as slide:
+        assert slide.mpp == 0.5
