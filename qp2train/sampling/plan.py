@@ -29,6 +29,8 @@ Progress = Callable[[str, int, int], None]
 
 # A patch is judged on at most this many points a side: shares to 1 %, at a 16th of the time of a full mask.
 JUDGED_PX = 64
+# A slide may be smaller than a patch, but a patch 8 times its size is a slip of the pen, and takes minutes to read.
+LARGEST_PATCH = 8
 # Draws before a place is given up as painted over or too sparsely annotated.
 TRIES = 50
 
@@ -91,6 +93,12 @@ def sample_patches(
         )
     labels = labels.with_colors(getattr(entries, "classes", {}))
     slides = _annotated_slides(entries, labels, skip_unreadable=skip_unreadable, progress=progress)
+    for slide in slides:
+        if size * mpp / slide.mpp > LARGEST_PATCH * max(slide.size):
+            raise Qp2trainError(
+                f"a patch of {size} px at {mpp:g} µm/px is {size * mpp / 1000:g} mm wide, more than {LARGEST_PATCH} "
+                f"times {slide.name} ({max(slide.size) * slide.mpp / 1000:.3g} mm). Is mpp = {mpp:g} µm per px meant?"
+            )
     rng = np.random.default_rng(seed)
     plan = _Plan(slides, labels, size=size, mpp=mpp, min_annotated=min_annotated, rng=rng)
     if strategy == "balanced":

@@ -347,3 +347,9 @@ class TestBeyondTheBorder:
     def test_impossible_numbers_are_refused_before_any_work(self, bad):
         with pytest.raises(Qp2trainError, match="must be"):
             sample_patches([FakeEntry("a", [square(0, 0, 50)])], TUMOR, **bad)
+
+    def test_a_patch_far_larger_than_the_slide_is_a_slip_of_the_pen(self):
+        entry = FakeEntry("a", [square(0, 0, 50)])
+        assert len(sample_patches([entry], TUMOR, size=256, mpp=2.0, per_class=2)) == 2
+        with pytest.raises(Qp2trainError, match="Is mpp = 1000 µm per px meant"):
+            sample_patches([entry], TUMOR, size=256, mpp=1000, per_class=2)
