@@ -12,7 +12,7 @@ help:
 	@echo "make demo       the main job on the sample project (3 minutes after the install)"
 	@echo "make test       lint, types, import rules, tests, notebooks"
 	@echo "make glas DATA=folder   leave-one-patient-out on real colon tissue (GlaS)"
-	@echo "make bench      ratios against named references"
+	@echo "make bench      all benchmarks; GlaS is the only one so far"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -6,10 +6,10 @@ import hashlib
 import html
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -92,9 +92,9 @@ class PatchTable:
         """The rows of one split."""
         return self._with(self.rows[self.rows["split"] == split])
 
-    def take(self, rows: Any) -> Self:
+    def take(self, rows: Iterable[int] | Iterable[bool]) -> Self:
         """The rows at these positions, or where a boolean mask is True."""
-        return self._with(self.rows.iloc[rows] if not _is_mask(rows) else self.rows[np.asarray(rows)])
+        return self._with(self.rows.iloc[list(rows)])
 
     def counts(self) -> pd.DataFrame:
         """Patches per class (rows) and split (columns)."""
@@ -260,7 +260,3 @@ def _check_assignment(assign: Mapping[str, str], sizes: Mapping[str, int]) -> No
 
 def _annotations_path(path: Path) -> Path:
     return path.with_name(f"{path.name.removesuffix('.parquet')}.annotations.parquet")
-
-
-def _is_mask(rows: Any) -> bool:
-    return np.asarray(rows).dtype == bool
