@@ -31,6 +31,7 @@ _HOME = {
     "predict": "qp2train.infer.predict",
     "read_geojson": "qp2train.qupath.geojson",
     "sample_patches": "qp2train.sampling.plan",
+    "tiles": "qp2train.infer.tiles",
     "vectorise": "qp2train.infer.vectorise",
     "write_geojson": "qp2train.qupath.geojson",
 }

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from textwrap import indent
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -38,6 +39,9 @@ ProjectArgument = Annotated[Path, typer.Argument(help="Project folder, .qpproj, 
 RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
 RunArgument = Annotated[Path, typer.Argument(help="The run folder, or a model folder.")]
 Roots = Annotated[list[Path] | None, typer.Option("--image-root", help="Where moved slides are looked for.")]
+Objects = Literal["annotation", "detection", "tile"]
+Place = Literal["root", "enclosing"]
+How = Literal["replace", "add", "dry-run"]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Replace a setting: section.key=value.")]
 
 
@@ -136,13 +140,21 @@ def predict(
     geojson: Annotated[Path | None, typer.Option(help="Write a GeoJSON file per image into this folder.")] = None,
     image: Annotated[list[str] | None, typer.Option(help="Only this image (id or name); may be repeated.")] = None,
     unannotated: Annotated[bool, typer.Option("--unannotated", help="Only images no human annotated.")] = False,
+    objects: Annotated[
+        Objects | None, typer.Option("--as", help="Editable annotations, detections (many, fast) or tiles (heatmap).")
+    ] = None,
+    tile_um: Annotated[float, typer.Option(help="Side of a tile, in µm.")] = 100.0,
+    under: Annotated[Place, typer.Option(help="Directly under the image, or under the enclosing annotation.")] = "root",
+    mode: Annotated[How, typer.Option(help="Replace this model's earlier objects, add, or only show.")] = "replace",
+    merge: Annotated[bool, typer.Option("--merge", help="Write also if the image was saved meanwhile.")] = False,
     image_root: Roots = None,
     set_: Set = None,
 ) -> None:
-    """Predict a project's images and write the predictions back as annotations.
+    """Predict a project's images and write the predictions back as QuPath objects.
 
-    Writing again replaces what this model wrote, except what was edited in QuPath. Settings of prediction are
-    the run's recipe's; [bold]--set predict.tta=dihedral[/] or [bold]--set vectorise.min_area_um2=500[/] replaces them.
+    Writing again replaces what this model wrote, except what was edited in QuPath; [bold]--mode dry-run[/] shows what
+    would change. Settings of prediction are the run's recipe's; [bold]--set predict.tta=dihedral[/] or
+    [bold]--set vectorise.min_area_um2=500[/] replaces them.
     """
     from qp2train import runs
     from qp2train.learn.models import load_model
@@ -154,6 +166,9 @@ def predict(
     if unannotated:
         chosen = [e for e in chosen if all(a.source is not None for a in e.annotations())]
     settings = runs.prediction_settings(run, set_ or [])
+    if objects in ("annotation", "detection"):
+        settings["vectorise"]["kind"] = objects
+    write = write or mode == "dry-run"
     failed = 0
     with _progress("windows") as update:
         outcomes = runs.predict_project(
@@ -161,7 +176,11 @@ def predict(
             opened,
             entries=chosen,
             write=write,
+            mode=mode,
+            under=under,
+            merge=merge,
             geojson=geojson,
+            tile_um=tile_um if objects == "tile" else None,
             predict_args=settings["predict"],
             vectorise_args=settings["vectorise"],
             progress=update,
@@ -175,10 +194,13 @@ def predict(
             said = ", ".join(f"{n} × {name}" for name, n in counts.items()) or "nothing"
             _say(f"{outcome.entry.name}: {said}")
             if outcome.report is not None:
-                _say(f"  written: {outcome.report}")
+                _say(f"  {outcome.report}")
+                if mode == "dry-run":
+                    _say(indent(outcome.report.difference(), "  "))
             if outcome.file is not None:
                 _say(f"  {outcome.file}")
-    older = {a.source for e in chosen for a in e.annotations("all")} - {None, model.id} if write else set()
+    written = write and mode != "dry-run"
+    older = {a.source for e in chosen for a in e.annotations("all")} - {None, model.id} if written else set()
     if older:
         _say(f"these images also hold predictions of {', '.join(sorted(map(str, older)))}")
         _say(f"to take them out: qp2train clear {project} --source NAME")
@@ -194,15 +216,23 @@ def clear(
     project: ProjectArgument,
     source: Annotated[str, typer.Option(help="The model's id, as `info` and `predict` show it.")],
     edited: Annotated[bool, typer.Option("--edited", help="Remove also what was edited in QuPath since.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
 ) -> None:
     """Take one model's objects out of a project; everything else stays as it is, to the byte."""
     from qp2train.qupath.open import open_project
     from qp2train.qupath.project import Project
 
     opened = open_project(project)
-    reports = opened.clear(source=source, edited=edited) if isinstance(opened, Project) else opened.clear(source=source)
+    if isinstance(opened, Project):
+        reports = opened.clear(source=source, edited=edited, dry_run=dry_run)
+    elif dry_run or edited:
+        raise typer.BadParameter("a folder of slides has neither --dry-run nor --edited: each model has its own file")
+    else:
+        reports = opened.clear(source=source)
     for report in reports:
         _say(str(report))
+        if dry_run:
+            _say(indent(report.difference(), "  "))
     if not reports:
         found = sorted({a.source for e in opened for a in e.annotations("all") if a.source is not None})
         _say(f"no object of {source!r}; the project has objects of: {', '.join(found) or 'no model'}")

@@ -11,7 +11,7 @@ RUN/
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from qp2train.core.patches import PatchTable
 from qp2train.errors import Qp2trainError, RecipeError, SplitError
 from qp2train.infer.evaluate import Evaluation, evaluate
 from qp2train.infer.predict import predict
+from qp2train.infer.tiles import tiles
 from qp2train.infer.vectorise import vectorise
 from qp2train.learn.fit import fit
 from qp2train.learn.models import Model, Segmentation
@@ -30,8 +31,9 @@ from qp2train.qupath.entry import ImageEntry
 from qp2train.qupath.folder import FolderEntry, SlideFolder
 from qp2train.qupath.geojson import write_geojson
 from qp2train.qupath.open import open_project
+from qp2train.qupath.placing import Under
 from qp2train.qupath.project import Project
-from qp2train.qupath.writeback import WriteReport
+from qp2train.qupath.writereport import Mode, WriteReport
 from qp2train.recipe import Recipe, checked_arguments, override, read_yaml
 from qp2train.sampling.plan import Progress, sample_patches
 
@@ -115,9 +117,13 @@ def predict_project(
     *,
     entries: Iterable[ImageEntry | FolderEntry] | None = None,
     write: bool = False,
+    mode: Mode = "replace",
+    under: Under = "root",
+    merge: bool = False,
     geojson: str | Path | None = None,
-    predict_args: dict[str, Any] | None = None,
-    vectorise_args: dict[str, Any] | None = None,
+    tile_um: float | None = None,
+    predict_args: Mapping[str, Any] | None = None,
+    vectorise_args: Mapping[str, Any] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Iterator[Outcome]:
     """Predict images one after the other; one that fails is reported, and the others still come.
@@ -126,8 +132,12 @@ def predict_project(
         model: A trained model.
         project: Where the images are, and where predictions are written.
         entries: Which images; None = all.
-        write: Write into the project, in place of what this model wrote there before.
+        write: Write into the project.
+        mode: As `Project.write`: in place of what this model wrote there before, beside it, or only a report.
+        under: As `Project.write`: directly under the image, or under the annotation round a prediction.
+        merge: As `Project.write`: also into entries that changed since they were read.
         geojson: A folder for one GeoJSON file per image.
+        tile_um: Write tiles of this side with class probabilities (a heatmap in QuPath) instead of outlines.
         predict_args: Of `predict`.
         vectorise_args: Of `vectorise`.
         progress: Called with (image name, windows done, windows in all).
@@ -135,41 +145,42 @@ def predict_project(
     colors = {n: model.labels.with_colors(getattr(project, "classes", {})).color(n) for n in model.labels.classes}
     for entry in project if entries is None else entries:
         try:
-            yield _predict_entry(model, project, entry, colors, write, geojson, predict_args, vectorise_args, progress)
+            found = _predicted(model, entry, tile_um, predict_args or {}, vectorise_args or {}, progress)
+            report, file = None, None
+            if geojson is not None:
+                file = Path(geojson) / f"{entry.id}-{Path(entry.name).stem}.geojson"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_geojson(file, found, colors=colors)
+            if write and isinstance(project, Project):
+                report = project.write(
+                    entry.id, found, source=model.id, colors=colors, mode=mode, under=under, merge=merge
+                )
+            elif write:
+                report = project.write(entry.id, found, source=model.id, colors=colors, mode=mode)
+            yield Outcome(entry, found, report, file)
         except Qp2trainError as error:
             log.info("%s: %s", entry.name, error)  # the caller has it in the outcome
             yield Outcome(entry, error=error)
 
 
-def _predict_entry(
+def _predicted(
     model: Model,
-    project: Project | SlideFolder,
     entry: ImageEntry | FolderEntry,
-    colors: dict[str, tuple[int, int, int]],
-    write: bool,
-    geojson: str | Path | None,
-    predict_args: dict[str, Any] | None,
-    vectorise_args: dict[str, Any] | None,
+    tile_um: float | None,
+    predict_args: Mapping[str, Any],
+    vectorise_args: Mapping[str, Any],
     progress: Callable[[str, int, int], None] | None,
-) -> Outcome:
+) -> list[Annotation]:
     def said(done: int, total: int) -> None:
         if progress is not None:
             progress(entry.name, done, total)
 
     slide = entry.slide()
     try:
-        scores = predict(model, slide, progress=said, **(predict_args or {}))
+        scores = predict(model, slide, progress=said, **predict_args)
     finally:
         slide.close()
-    found = vectorise(scores, **(vectorise_args or {}))
-    report, file = None, None
-    if geojson is not None:
-        file = Path(geojson) / f"{entry.id}-{Path(entry.name).stem}.geojson"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_geojson(file, found, colors=colors)
-    if write:
-        report = project.write(entry, found, source=model.id, colors=colors)  # type: ignore[arg-type]
-    return Outcome(entry, found, report, file)
+    return vectorise(scores, **vectorise_args) if tile_um is None else tiles(scores, size_um=tile_um)
 
 
 def joined(parts: Sequence[PatchTable]) -> PatchTable:

@@ -43,6 +43,7 @@ class Annotation:
         color: The object's own (r, g, b), when it differs from its class's.
         source: The model that made it; None = a human.
         metadata: QuPath's text metadata of the object, provenance excluded.
+        nucleus: Of a cell: the outline of its nucleus; None = it has none, or the object is no cell.
     """
 
     geometry: BaseGeometry
@@ -59,6 +60,7 @@ class Annotation:
     color: tuple[int, int, int] | None = None
     source: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    nucleus: BaseGeometry | None = None
 
 
 def to_frame(annotations: Iterable[Annotation]) -> pd.DataFrame:

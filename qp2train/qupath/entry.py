@@ -172,6 +172,14 @@ class ImageEntry:
         corrected = set(found.edited)
         return [replace(a, source=None) if a.id in corrected else a for a in found.annotations]
 
+    def annotations_unseen(self) -> list[Annotation]:
+        """As `annotations("all")`, but a later write looks for changes since the reading before this one."""
+        seen = self._seen
+        try:
+            return self.annotations("all")
+        finally:
+            self._seen = seen
+
     @property
     def _builder(self) -> Mapping[str, Any]:
         return _child(self._data, "serverBuilder")

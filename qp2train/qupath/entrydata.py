@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,13 @@ from qp2train.qupath.qpdata import QpData, load
 from qp2train.qupath.qpproj import DATA_FILE, QUPATH_VERSION, save_summary, to_json
 from qp2train.qupath.savefile import BACKUP_SUFFIX, Stamp, check_unchanged, lock, read_stamped, remove, save
 from qp2train.qupath.writeback import (
-    Mode,
-    WriteReport,
     class_colors,
     holds_written_objects,
     object_ids,
     remove_objects,
     write_objects,
 )
+from qp2train.qupath.writereport import Mode, WriteReport, changes
 
 IMAGE_TYPES = ("BRIGHTFIELD_H_E", "BRIGHTFIELD_H_DAB", "BRIGHTFIELD_OTHER", "FLUORESCENCE", "OTHER", "UNSET")
 # QuPath skips this text when it reads the file and drops it when it saves: so a file that has it is ours alone.
@@ -43,6 +43,7 @@ def write(
     source: str,
     mode: Mode,
     colors: Mapping[str, Rgb],
+    merge: bool = False,
 ) -> tuple[WriteReport, dict[str, Rgb]]:
     """Write annotations into an entry; see `Project.write`. Also returns the colours that classes have in the file."""
     in_file: dict[str, Rgb] = {}  # before the change
@@ -51,10 +52,12 @@ def write(
         in_file.update(class_colors(data))
         return write_objects(data, annotations, source=source, mode=mode, colors=colors)
 
-    return _update(entry, change), in_file
+    return _update(entry, change, merge=merge, dry_run=mode == "dry-run"), in_file
 
 
-def clear(entry: ImageEntry, *, source: str, edited: bool) -> WriteReport | None:
+def clear(
+    entry: ImageEntry, *, source: str, edited: bool, merge: bool = False, dry_run: bool = False
+) -> WriteReport | None:
     """Take a source's objects out of an entry; None if it holds none. See `Project.clear`."""
     if not entry.data_path.is_file():
         return None
@@ -62,10 +65,15 @@ def clear(entry: ImageEntry, *, source: str, edited: bool) -> WriteReport | None
     def change(data: QpData) -> WriteReport:
         removal = remove_objects(data, source, edited=edited)
         return WriteReport(
-            "", source, removed=len(removal.removed), kept_edited=len(removal.edited), moved_up=removal.moved_up
+            "",
+            source,
+            removed=len(removal.removed),
+            kept_edited=len(removal.edited),
+            moved_up=removal.moved_up,
+            by_class=changes(removal.forms, ()),
         )
 
-    report = _update(entry, change)
+    report = _update(entry, change, merge=merge, dry_run=dry_run)
     return report if report.removed or report.kept_edited else None
 
 
@@ -111,25 +119,30 @@ def create(
     save_summary(entry.folder, walk(load(data).root), image_type=image_type, server=builder["metadata"])
 
 
-def _update(entry: ImageEntry, change: Callable[[QpData], WriteReport]) -> WriteReport:
+def _update(entry: ImageEntry, change: Callable[[QpData], WriteReport], *, merge: bool, dry_run: bool) -> WriteReport:
+    """Read, change, verify, save. `merge`: upon whatever is in the file now, also if it changed since it was read."""
     path = entry.data_path
+    if dry_run:
+        with located_errors(path), gc_paused():
+            data = load(read_stamped(path)[0] or _empty_file(entry))
+            return replace(change(data), entry=entry.name, dry_run=True)
     interrupted = path.with_name(path.name + ".bkp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ProjectError(f"{path.parent} cannot be made: {error.strerror or error}") from error
     with lock(path), located_errors(path), gc_paused():
-        if interrupted.exists():
+        if interrupted.exists() and not (merge and path.exists()):
             raise EntryChangedError(
                 f"{interrupted} is there: QuPath saves this image now, or died while saving. "
                 "Open and save the image in QuPath, then repeat; nothing was written"
             )
-        if entry._seen is not None:
+        if entry._seen is not None and not merge:
             check_unchanged(path, entry._seen)
         old, stamp = read_stamped(path)
         data = load(_empty_file(entry) if old is None else old)
         ours = holds_written_objects(data)
-        report = _named(change(data), entry.name)
+        report = replace(change(data), entry=entry.name)
         if _ours_alone(data):
             if old is not None:
                 remove(path, expected=stamp)
@@ -167,11 +180,6 @@ def _verified(data: QpData, written: bytes) -> list[PathObject]:
     if object_ids(again.header, objects) != object_ids(data.header, walk(data.root)):
         raise QuPathFormatError("what would be written is not read back as the same objects; nothing was written")
     return objects
-
-
-def _named(report: WriteReport, entry: str) -> WriteReport:
-    counts = {name: getattr(report, name) for name in ("added", "removed", "kept_edited", "superseded", "moved_up")}
-    return WriteReport(entry, report.source, **counts)
 
 
 __all__ = ["DATA_FILE", "IMAGE_TYPES", "clear", "create", "write"]

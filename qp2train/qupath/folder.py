@@ -15,13 +15,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import shapely
+
 from qp2train.core.annotation import Annotation
 from qp2train.errors import NotAProjectError, ProjectError, QuPathFormatError, SlideError
 from qp2train.qupath.geojson import CORRECTED_KEY, read_geojson, write_geojson
 from qp2train.qupath.pathobject import Rgb
 from qp2train.qupath.qpdata import Kinds, of_kinds
 from qp2train.qupath.savefile import BACKUP_SUFFIX
-from qp2train.qupath.writeback import Mode, WriteReport
+from qp2train.qupath.writereport import Form, Mode, WriteReport, changes
 
 if TYPE_CHECKING:
     from qp2train.slides.slide import Slide
@@ -174,10 +176,21 @@ class SlideFolder:
         path = entry.prediction_file(source)
         old = _written_before(path, source)
         new = [replace(annotation, source=source) for annotation in annotations]
+        gone = [] if mode == "add" else old
+        report = WriteReport(
+            entry.name,
+            source,
+            added=len(new),
+            removed=len(gone),
+            dry_run=mode == "dry-run",
+            by_class=changes(map(_form, gone), map(_form, new)),
+        )
+        if report.dry_run:
+            return report
         if path.is_file():
             path.with_name(path.name + BACKUP_SUFFIX).write_bytes(path.read_bytes())
         write_geojson(path, [*old, *new] if mode == "add" else new, colors=colors)
-        return WriteReport(entry.name, source, added=len(new), removed=0 if mode == "add" else len(old))
+        return report
 
     def clear(self, *, source: str, entries: Iterable[FolderEntry | str] | None = None) -> list[WriteReport]:
         """Delete what `source` wrote.
@@ -210,6 +223,11 @@ def _written_before(path: Path, source: str) -> list[Annotation]:
             "move them to the slide's own .geojson file first, so that none is lost"
         )
     return old
+
+
+def _form(annotation: Annotation) -> Form:
+    """What makes two predictions the same."""
+    return annotation.class_name, shapely.to_wkb(shapely.normalize(annotation.geometry), hex=True)
 
 
 def _metadata(path: Path, known: set[str]) -> dict[str, dict[str, str]]:

@@ -7,16 +7,18 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from qp2train.core.annotation import Annotation
 from qp2train.errors import NotAProjectError, ProjectError
 from qp2train.qupath import entrydata, projecthtml, qpproj
 from qp2train.qupath.entry import ImageEntry
 from qp2train.qupath.pathobject import Rgb
+from qp2train.qupath.placing import Under, under_enclosing
 from qp2train.qupath.savefile import save
 from qp2train.qupath.uris import Locator, path_to_uri, project_uri
-from qp2train.qupath.writeback import Mode, WriteReport, check_class_name
+from qp2train.qupath.writeback import check_class_name
+from qp2train.qupath.writereport import Mode, WriteReport
 
 log = logging.getLogger(__name__)
 
@@ -165,15 +167,25 @@ class Project:
         *,
         source: str,
         mode: Mode = "replace",
+        under: Under = "root",
+        merge: bool = False,
         colors: Mapping[str, Rgb] | None = None,
     ) -> WriteReport:
         """Write a model's annotations into an entry; whatever the model did not write stays as it is, to the byte.
+
+        `annotation.kind` says what QuPath shows: "annotation" (editable one by one), "detection" (a fast overlay, for
+        many small objects), "cell" or "tile".
 
         Args:
             entry: An entry of this project, or its id.
             annotations: In full-resolution pixels, parents before children. Ids are kept.
             source: The model's id, kept with every object.
-            mode: "replace" what the same source wrote earlier, except what a human has edited; or "add" to it.
+            mode: "replace" what the same source wrote earlier, except what a human has edited; "add" to it; or
+                "dry-run": report what "replace" would do, and write nothing.
+            under: Where in QuPath's hierarchy annotations without a parent go: directly under the image ("root"), or
+                under the smallest human annotation or TMA core that encloses them ("enclosing").
+            merge: Write also if the entry changed since it was read (somebody saved it in QuPath): into what it holds
+                now. Without it, that is refused.
             colors: Class name → (r, g, b) for classes that the project lacks; they are added to it.
 
         Before the first change, and whenever the file holds nothing of ours, it is copied to
@@ -187,20 +199,30 @@ class Project:
         """
         if not source:
             raise ProjectError("source='': give the model's id, so that its objects can be told from yours")
+        _one_of("mode", mode, get_args(Mode))
+        _one_of("under", under, get_args(Under))
         entry = self._own(entry)
+        if under == "enclosing":
+            annotations = under_enclosing(annotations, entry.annotations_unseen())
         used = {a.class_name for a in annotations if a.class_name is not None}
         known = self.classes
         palette = {**{name: qpproj.default_color(name) for name in used}, **(colors or {}), **known}
-        report, in_file = entrydata.write(entry, annotations, source=source, mode=mode, colors=palette)
+        report, in_file = entrydata.write(entry, annotations, source=source, mode=mode, colors=palette, merge=merge)
         missing = [a.class_name for a in annotations if a.class_name is not None and a.class_name not in known]
-        if missing:
+        if missing and not report.dry_run:
             given = {**palette, **in_file, **(colors or {})}
-            qpproj.save_classes(self.path, {**known, **{name: given[name] for name in missing}})
+            qpproj.add_classes(self.path, {name: given[name] for name in missing})
         log.info("%s", report)
         return report
 
     def clear(
-        self, *, source: str, entries: Iterable[ImageEntry | str] | None = None, edited: bool = False
+        self,
+        *,
+        source: str,
+        entries: Iterable[ImageEntry | str] | None = None,
+        edited: bool = False,
+        merge: bool = False,
+        dry_run: bool = False,
     ) -> list[WriteReport]:
         """Take out what `source` wrote; a file that held nothing else of ours is then what it was, byte for byte.
 
@@ -208,6 +230,8 @@ class Project:
             source: The model's id.
             entries: Entries or ids; None = all.
             edited: Take out what a human has edited, too.
+            merge: Also from entries that changed since they were read.
+            dry_run: Only report.
 
         Returns:
             One report per entry that held objects of the source.
@@ -216,7 +240,8 @@ class Project:
             EntryChangedError, QuPathFormatError: As `write`. Entries before the failing one are cleared.
         """
         chosen = self._entries if entries is None else [self._own(entry) for entry in entries]
-        reports = [entrydata.clear(entry, source=source, edited=edited) for entry in chosen]
+        how = {"edited": edited, "merge": merge, "dry_run": dry_run}
+        reports = [entrydata.clear(entry, source=source, **how) for entry in chosen]
         found = [report for report in reports if report is not None]
         for report in found:
             log.info("%s", report)
@@ -312,6 +337,12 @@ class Project:
         if not any(entry is own for own in self._entries):
             raise ProjectError(f"{entry!r} is not of this project ({self.path})")
         return entry
+
+
+def _one_of(argument: str, given: str, known: Sequence[str]) -> None:
+    if given not in known:
+        *first, last = (f'"{name}"' for name in known)
+        raise ProjectError(f"{argument}={given!r}: use {', '.join(first)} or {last}")
 
 
 def _is_annotated(entry: ImageEntry) -> bool:

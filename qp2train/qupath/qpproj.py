@@ -16,7 +16,7 @@ from typing import Any
 
 from qp2train.errors import NotAProjectError, ProjectError, QuPathFormatError
 from qp2train.qupath.pathobject import Classes, PathObject, Rgb, argb, rgb
-from qp2train.qupath.savefile import save
+from qp2train.qupath.savefile import lock, save
 
 PROJECT_FILE = "project.qpproj"
 DATA_FILE = "data.qpdata"
@@ -174,6 +174,21 @@ def save_classes(folder: Path, colors: Mapping[str, Rgb]) -> None:
     old["pathClasses"] = [{**known.get(name, {}), "name": name, "color": argb(c)} for name, c in colors.items()]
     path.parent.mkdir(exist_ok=True)
     save(path, to_json(old))
+
+
+def add_classes(folder: Path, colors: Mapping[str, Rgb]) -> None:
+    """Add classes to a project; those it has by now, perhaps from another process of ours, stay as they are.
+
+    Raises:
+        ProjectError: The file could not be written.
+    """
+    path = _classes_file(folder)
+    path.parent.mkdir(exist_ok=True)
+    with lock(path):
+        known = read_classes(folder)
+        new = {name: color for name, color in colors.items() if name not in known}
+        if new:
+            save_classes(folder, {**known, **new})
 
 
 def _classes_file(folder: Path) -> Path:

@@ -11,7 +11,6 @@ import logging
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from qp2train.core.annotation import Annotation
 from qp2train.errors import LabelError, ProjectError
@@ -19,57 +18,17 @@ from qp2train.qupath.javanodes import JObject
 from qp2train.qupath.pathobject import Classes, PathObject, Rgb, read_object, set_children, walk
 from qp2train.qupath.qpbuild import Builder
 from qp2train.qupath.qpdata import FINGERPRINT_KEY, SOURCE_KEY, QpData, fingerprint, is_edited, made_up_id
+from qp2train.qupath.writereport import Form, Mode, WriteReport, changes
 
 log = logging.getLogger(__name__)
-
-Mode = Literal["replace", "add"]
-
-
-@dataclass(frozen=True, slots=True)
-class WriteReport:
-    """What a write or a clear did to one entry, or to several added up.
-
-    Args:
-        entry: The entry's name; "" for a sum.
-        source: The model's id.
-        added: New objects.
-        removed: Objects of this source that were taken out.
-        kept_edited: Objects of this source that a human has edited, and that stayed.
-        superseded: New objects that were not written, since the human's correction of the same one stayed.
-        moved_up: Objects of others that lay under a removed one, and now lie under its parent.
-    """
-
-    entry: str
-    source: str
-    added: int = 0
-    removed: int = 0
-    kept_edited: int = 0
-    superseded: int = 0
-    moved_up: int = 0
-
-    def __str__(self) -> str:
-        parts = [f"{self.added} added", f"{self.removed} removed"]
-        if self.kept_edited:
-            parts.append(f"{self.kept_edited} kept because edited by hand")
-        if self.superseded:
-            parts.append(f"{self.superseded} not written because a corrected one is there")
-        if self.moved_up:
-            parts.append(f"{self.moved_up} of others moved up")
-        return f"{self.entry or 'all entries'}: {', '.join(parts)} ({self.source})"
-
-    def __add__(self, other: WriteReport) -> WriteReport:
-        counts = {
-            name: getattr(self, name) + getattr(other, name)
-            for name in ("added", "removed", "kept_edited", "superseded", "moved_up")
-        }
-        return WriteReport("", self.source, **counts)
 
 
 @dataclass
 class Removal:
-    """What `remove_objects` did: ids taken out, and ids kept with the fingerprint they were written with."""
+    """What `remove_objects` did: ids and forms taken out; ids kept, with the fingerprint they were written with."""
 
     removed: list[str] = field(default_factory=list)
+    forms: list[Form] = field(default_factory=list)
     edited: dict[str, str] = field(default_factory=dict)
     moved_up: int = 0
 
@@ -101,7 +60,7 @@ def write_objects(
     mode: Mode = "replace",
     colors: Mapping[str, Rgb] | None = None,
 ) -> WriteReport:
-    """Change `data` in place: take out what `source` wrote (mode "replace") and append `annotations`.
+    """Change `data` in place: take out what `source` wrote (unless the mode is "add") and append `annotations`.
 
     They become the last children of the root, or of the object that `annotation.parent` names.
 
@@ -109,7 +68,7 @@ def write_objects(
         data: A loaded file.
         annotations: Full-resolution pixels, parents before children; their ids are kept.
         source: The model's id; annotations come back with it as `source`. None = a human's: no provenance is written.
-        mode: "replace", or "add" beside what the source wrote earlier.
+        mode: "replace" (so is "dry-run": saving is the caller's), or "add" beside what the source wrote earlier.
         colors: Class name → (r, g, b) for classes that the file does not have yet.
 
     Raises:
@@ -117,7 +76,7 @@ def write_objects(
         LabelError: A class name that QuPath cannot hold.
         QuPathFormatError: A geometry or kind that QuPath has no form for.
     """
-    removal = remove_objects(data, source) if source and mode == "replace" else Removal()
+    removal = remove_objects(data, source) if source and mode != "add" else Removal()
     objects = {obj.id or made_up_id(data.header, i): obj for i, obj in enumerate(walk(data.root))}
     root = next(iter(objects.values()))
     classes = Classes()
@@ -130,6 +89,7 @@ def write_objects(
     stands_for: dict[str, str] = {}  # new id → the corrected object that is kept in its place
     new: dict[str, JObject] = {}
     children: dict[str | None, list[JObject]] = {}
+    forms: list[Form] = []
     for annotation in annotations:
         roi = builder.roi(annotation)
         written = fingerprint(annotation.class_name, annotation.name, annotation.locked, roi)
@@ -144,11 +104,19 @@ def write_objects(
         metadata = {**annotation.metadata, **provenance}
         node = new[annotation.id] = builder.path_object(annotation, roi, metadata)
         children.setdefault(parent, []).append(node)
+        forms.append((annotation.class_name, written))
     for parent, added in children.items():
         above = root if parent is None else objects.get(parent) or read_object(new[parent])
         set_children(above, above.children + added)
     return WriteReport(
-        "", source or "", len(new), len(removal.removed), len(removal.edited), len(stands_for), removal.moved_up
+        entry="",
+        source=source or "",
+        added=len(new),
+        removed=len(removal.removed),
+        kept_edited=len(removal.edited),
+        superseded=len(stands_for),
+        moved_up=removal.moved_up,
+        by_class=changes(removal.forms, forms),
     )
 
 
@@ -170,6 +138,7 @@ def remove_objects(data: QpData, source: str, *, edited: bool = False) -> Remova
         if edited or not is_edited(obj, classes):
             gone.add(id(obj.node))
             result.removed.append(object_id)
+            result.forms.append((classes.name(obj.path_class), written))
         else:
             result.edited[object_id] = written
             log.info("object %s of %s was edited by hand: kept", object_id, source)

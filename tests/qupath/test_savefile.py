@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import textwrap
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,16 +92,37 @@ def test_a_file_that_appears_meanwhile_is_noticed(tmp_path: Path) -> None:
         save(tmp_path / "f", b"mine", expected=stamp)
 
 
-def test_one_writer_at_a_time_and_a_dead_ones_lock_is_broken(tmp_path: Path) -> None:
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
     file = tmp_path / "f"
     with lock(file):
-        with pytest.raises(EntryChangedError, match="another process is writing"), lock(file):
+        with pytest.raises(EntryChangedError, match="another process is writing"), lock(file, wait_s=0):
             pass
-        mark = tmp_path / "f.qp2train-lock"
-        os.utime(mark, (time.time() - 700,) * 2)
-        with lock(file):
-            pass
+        assert [p.name for p in tmp_path.iterdir()] == ["f.qp2train-lock"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    script = (
+        "import os, sys; from pathlib import Path; from qp2train.qupath.savefile import lock\n"
+        "with lock(Path(sys.argv[1])): os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(file)], cwd=Path(__file__).parents[2], check=False, timeout=60)
+    assert (tmp_path / "f.qp2train-lock").exists()
+    with lock(file, wait_s=1):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_waits_for_another(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    held = lock(file)
+    held.__enter__()
+    timer = threading.Timer(0.3, held.__exit__, (None, None, None))
+    timer.start()
+    with lock(file, wait_s=30):
+        assert not timer.is_alive()
+    timer.join()
 
 
 def test_a_crash_at_any_step_leaves_the_old_or_the_new_file(tmp_path: Path) -> None:
