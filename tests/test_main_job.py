@@ -116,6 +116,38 @@ def test_a_corrected_prediction_is_the_humans_and_is_learnt_from(project: Path) 
     assert (report.removed, report.kept_edited) == (1, 1)
 
 
+def test_detections_and_heatmap_tiles_go_where_they_belong(home: Path, project: Path) -> None:
+    run("predict", home / "runs" / "glands", project, "--write", "--as", "detection", "--image", "P01-A")
+    found = qp.Project(project)["P01-A"].annotations("detection")
+    assert {a.kind for a in found} == {"detection"}
+    said = run(
+        "predict", home / "runs" / "glands", project, "--write", "--as", "tile", "--tile-um", "128",
+        "--image", "P01-A", "--under", "enclosing",
+    ).output  # fmt: skip
+    assert f"{len(found)} removed" in said
+    entry = qp.Project(project)["P01-A"]
+    tiles = entry.annotations("detection")
+    assert {a.kind for a in tiles} == {"tile"}
+    fields = {a.id: a.geometry for a in entry.annotations()}
+    under = [a for a in tiles if a.parent is not None]
+    assert under
+    assert all(fields[str(a.parent)].covers(a.geometry.centroid) for a in under)
+    assert all(abs(sum(a.measurements.values()) - 1) < 0.02 for a in tiles)
+
+
+def test_a_dry_run_shows_the_difference_by_class_and_writes_nothing(home: Path, project: Path) -> None:
+    model = qp.load_model(home / "runs" / "glands")
+    run("predict", home / "runs" / "glands", project, "--write", "--image", "P03-A")
+    before = data_of(project)
+    said = run("predict", home / "runs" / "glands", project, "--mode", "dry-run", "--image", "P03-A").output
+    count = sum(a.source == model.id for a in qp.Project(project)["P03-A"].annotations())
+    assert f"dry run, nothing written: {count} added, {count} removed" in said
+    assert "+0 new" in said
+    assert "as before" in said
+    assert "dry run" in run("clear", project, "--source", model.id, "--dry-run").output
+    assert data_of(project) == before
+
+
 def test_geojson_out_is_the_prediction(home: Path, project: Path, tmp_path: Path) -> None:
     before = data_of(project)
     run("predict", home / "runs" / "glands", project, "--image", "P03-A", "--geojson", tmp_path / "out")

@@ -32,13 +32,12 @@ def under_enclosing(annotations: Sequence[Annotation], there: Sequence[Annotatio
     free = [i for i, a in enumerate(annotations) if a.parent is None and not a.geometry.is_empty]
     if not free or not len(areas):
         return list(annotations)
-    shapely.prepare(areas)
-    tree = shapely.STRtree(areas)
     whole = np.array([annotations[i].geometry for i in free], dtype=object)
     drawn = np.array([annotations[i].kind == "annotation" for i in free])
     # "covers" of a point is what QuPath asks for detections; for annotations it is all of the outline.
     probes = np.where(drawn, whole, shapely.centroid(whole))
-    child, host = tree.query(probes, predicate="covered_by")
+    # The tree holds the many small ones: a query prepares what it is asked with, the few large ones.
+    host, child = shapely.STRtree(probes).query(areas, predicate="covers")
     size = shapely.area(areas)
     parents: dict[int, str] = {}
     for k in np.lexsort((host, -size[host])):  # the smallest comes last; of equals the one read last, so the deepest

@@ -91,9 +91,9 @@ def test_clearing_can_be_tried_first(project: Project) -> None:
 def test_unknown_modes_and_places_are_refused(project: Project) -> None:
     (entry,) = project
     before = files(project)
-    with pytest.raises(ProjectError, match="'parent': use \"root\" or \"enclosing\""):
+    with pytest.raises(ProjectError, match='\'parent\': use "root" or "enclosing"'):
         project.write(entry, FIRST, source="m", under="parent")  # type: ignore[arg-type]
-    with pytest.raises(ProjectError, match="'overwrite': use \"replace\", \"add\" or \"dry-run\""):
+    with pytest.raises(ProjectError, match='\'overwrite\': use "replace", "add" or "dry-run"'):
         project.write(entry, FIRST, source="m", mode="overwrite")  # type: ignore[arg-type]
     assert files(project) == before
 
