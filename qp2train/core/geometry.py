@@ -8,6 +8,9 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+_PAIRS, _PAIRS_PER_SEGMENT = 200_000, 10
+_PAIRS_AT_ONCE = 20_000_000  # 0.3 GB
+
 
 @dataclass(frozen=True, slots=True)
 class Box:
@@ -54,10 +57,34 @@ def clean(geometry: BaseGeometry) -> BaseGeometry:
     out); spikes vanish. Valid areas, lines and points are returned as they are. Source: JTS GeometryFixer, of which
     shapely's method "structure" is the port; of 107 crossing outlines it gives QuPath's own export for all, the
     method "linework" for 87.
+
+    A tangle, whose outline crosses itself so often that the repair would take more than about a second, has no area
+    that anyone meant: it becomes an empty polygon.
     """
     if geometry.is_valid or not isinstance(geometry, shapely.Polygon | shapely.MultiPolygon):
         return geometry
+    if _is_tangled(geometry):
+        return shapely.Polygon()
     try:
         return areal(shapely.make_valid(geometry, method="structure", keep_collapsed=False))
     except shapely.errors.GEOSException:  # overflow: coordinates near the limits of a double
         return shapely.Polygon()
+
+
+def _is_tangled(geometry: BaseGeometry) -> bool:
+    """Whether far more pairs of an outline's segments meet, by their boxes, than neighbours do.
+
+    Repair takes time and memory by the crossing: 700 vertices at random places 1.0 s and 0.1 GB, 2,000 12 s and 1 GB.
+    A scribble of 3,000 vertices as a hand draws it has 25,000 pairs and takes 0.02 s.
+    """
+    xy, ring = shapely.get_coordinates(shapely.get_rings(geometry), return_index=True)
+    inside = ring[1:] == ring[:-1]
+    segments = shapely.linestrings(np.stack([xy[:-1][inside], xy[1:][inside]], axis=1))
+    tree = shapely.STRtree(segments)
+    left = _PAIRS + _PAIRS_PER_SEGMENT * len(segments)
+    step = max(1, _PAIRS_AT_ONCE // max(1, len(segments)))
+    for start in range(0, len(segments), step):
+        left -= tree.query(segments[start : start + step]).shape[1]
+        if left < 0:
+            return True
+    return False

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ BACKUP_SUFFIX = ".qp2train-backup"
 TEMPORARY_SUFFIX = ".tmp~"
 LOCK_SUFFIX = ".qp2train-lock"
 WAIT_S = 10.0  # writing 100,000 objects takes three
+_UNSIGNED_S = 1.0  # a living process signs its mark within microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ def lock(path: Path, *, wait_s: float = WAIT_S) -> Iterator[None]:
     mark = path.with_name(path.name + LOCK_SUFFIX)
     held = SoftFileLock(mark)
     try:
+        _drop_unsigned(mark)
         held.acquire(timeout=wait_s, poll_interval=0.02)
     except Timeout:
         raise EntryChangedError(
@@ -145,6 +148,22 @@ def lock(path: Path, *, wait_s: float = WAIT_S) -> Iterator[None]:
         yield
     finally:
         held.release()
+
+
+def _drop_unsigned(mark: Path) -> None:
+    """Delete the mark of a process that was killed between making it and writing its name into it."""
+
+    def unsigned() -> tuple[int, int] | None:
+        with contextlib.suppress(FileNotFoundError):
+            status = mark.stat()
+            return (status.st_ino, status.st_mtime_ns) if status.st_size == 0 else None
+        return None
+
+    found = unsigned()
+    if found is not None:
+        time.sleep(_UNSIGNED_S)
+        if unsigned() == found:
+            mark.unlink(missing_ok=True)
 
 
 def _write_through(path: Path, data: bytes) -> None:

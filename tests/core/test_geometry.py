@@ -1,3 +1,6 @@
+import time
+
+import numpy as np
 import pytest
 import shapely
 
@@ -54,3 +57,22 @@ def test_what_is_valid_or_no_area_stays_as_it_is():
         shapely.Point(1, 2),
     ):
         assert clean(geometry) is geometry
+
+
+def test_a_scribble_is_repaired_and_a_tangle_given_up_in_time():
+    rng = np.random.default_rng(0)
+    scribble = shapely.Polygon(np.cumsum(rng.normal(0, 5, (3000, 2)), axis=0))
+    assert clean(scribble).area > 1000
+    start = time.process_time()
+    tangle = shapely.Polygon(rng.random((10_000, 2)) * 1000)
+    assert clean(tangle).is_empty
+    assert time.process_time() - start < 2
+
+
+def test_a_long_outline_with_one_crossing_is_no_tangle():
+    angle = np.linspace(0, 2 * np.pi, 200_000, endpoint=False)
+    xy = np.column_stack([np.cos(angle), np.sin(angle)]) * 5000
+    xy[[100, 101]] = xy[[101, 100]]
+    crossed = shapely.Polygon(xy)
+    assert not crossed.is_valid
+    assert clean(crossed).area == pytest.approx(np.pi * 5000**2, rel=1e-6)

@@ -114,6 +114,13 @@ def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_mark_that_nobody_signed_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "f.qp2train-lock").touch()  # killed between making the mark and writing its name into it
+    with lock(tmp_path / "f"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_writer_waits_for_another(tmp_path: Path) -> None:
     file = tmp_path / "f"
     held = lock(file)
