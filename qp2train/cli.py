@@ -42,6 +42,7 @@ Roots = Annotated[list[Path] | None, typer.Option("--image-root", help="Where mo
 Objects = Literal["annotation", "detection", "tile"]
 Place = Literal["root", "enclosing"]
 How = Literal["replace", "add", "dry-run"]
+Map = Annotated[list[str] | None, typer.Option("--map", help="OLD=NEW: where a folder or slide was, and is.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Replace a setting: section.key=value.")]
 
 
@@ -83,7 +84,7 @@ def info(project: ProjectArgument, image_root: Roots = None) -> None:
 def sample(
     recipe: RecipeArgument,
     set_: Set = None,
-    out: Annotated[Path | None, typer.Option(help="Write the patch table (Parquet) here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the patch table here: Parquet, or .csv for QuPath.")] = None,
     preview: Annotated[Path | None, typer.Option(help="Write a contact sheet of patches and masks here.")] = None,
 ) -> None:
     """Choose patches as a recipe says; print how many per class and split."""
@@ -96,7 +97,8 @@ def sample(
         table = runs.sample(load_recipe(recipe, set_ or []), progress=update)
     _print_counts(table.counts(), repr(table))
     if out is not None:
-        console.print(f"patches: {table.save(out)}", markup=False, soft_wrap=True)
+        written = table.to_csv(out) if out.suffix.lower() == ".csv" else table.save(out)
+        console.print(f"patches: {written}", markup=False, soft_wrap=True)
     if preview is not None:
         from qp2train.preview import contact_sheet_of
 
@@ -236,6 +238,33 @@ def clear(
     if not reports:
         found = sorted({a.source for e in opened for a in e.annotations("all") if a.source is not None})
         _say(f"no object of {source!r}; the project has objects of: {', '.join(found) or 'no model'}")
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: [bold]qp2train relink liver/project.qpproj --map D:/slides=/data/slides --write[/]")
+def relink(
+    project: Annotated[Path, typer.Argument(help="Project folder or .qpproj.")],
+    image_root: Roots = None,
+    map_: Map = None,
+    write: Annotated[bool, typer.Option("--write", help="Write the new places into the project.")] = False,
+) -> None:
+    """Find slides that have moved, and write where they are into the project, as QuPath's "Update URIs" does."""
+    from qp2train.qupath.project import Project
+
+    pairs = [text.partition("=") for text in map_ or []]
+    wrong = [old for old, _, new in pairs if not (old and new)]
+    if wrong:
+        raise typer.BadParameter(f"{wrong[0]!r}: write OLD=NEW", param_hint="--map")
+    opened = Project(project, image_roots=image_root or [], uri_map={old: new for old, _, new in pairs})
+    changed = opened.relink(dry_run=not write)
+    for one in changed:
+        _say(f"{one.name}: {one.old}\n  -> {one.new} ({one.how})")
+    missing = [at for at in opened.located() if at.path is None]
+    for at in missing:
+        _say(f"{at.name}: {at.uri} not found; looked in {'; '.join(at.looked) or 'nowhere'}")
+    done = "written into the project" if write else "found; nothing was written: add --write"
+    _say(f"{len(changed)} moved, {done}; {len(missing)} missing")
+    if missing:
         raise typer.Exit(1)
 
 

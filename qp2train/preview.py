@@ -28,7 +28,7 @@ def contact_sheet_of(table: PatchTable, *, count: int = 32, columns: int = 8, se
     shown = []
     for i in rows[:count]:
         entry, box = table.slides[table.rows["entry"].iloc[i]], table.box(int(i))
-        with open_slide(entry.path, mpp=entry.mpp) as slide:
+        with open_slide(entry.path, mpp=entry.mpp, view=entry.view) as slide:
             picture = slide.read(box, (table.size_px, table.size_px))
         mask = Painter(entry.annotations, table.labels, slide_size=entry.size).paint(
             box, (table.size_px, table.size_px)

@@ -150,7 +150,7 @@ def predict_project(
             if geojson is not None:
                 file = Path(geojson) / f"{entry.id}-{Path(entry.name).stem}.geojson"
                 file.parent.mkdir(parents=True, exist_ok=True)
-                write_geojson(file, found, colors=colors)
+                write_geojson(file, [replace(a, source=model.id) for a in found], colors=colors)
             if write and isinstance(project, Project):
                 report = project.write(
                     entry.id, found, source=model.id, colors=colors, mode=mode, under=under, merge=merge

@@ -78,6 +78,23 @@ def write_pyramid(path: Path, levels: Sequence[np.ndarray], *, mpp: float = 0.5,
     return path
 
 
+def write_leica(path: Path, array: np.ndarray, *, at: tuple[int, int], within: tuple[int, int]) -> Path:
+    """A scan of a part of a glass slide of `within` = (width, height) px, which the file calls its bounds."""
+    (height, width), nm = array.shape[:2], 500
+    size, place = f'sizeX="{width * nm}" sizeY="{height * nm}"', f'offsetX="{at[0] * nm}" offsetY="{at[1] * nm}"'
+    xml = (
+        '<scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01">'
+        f'<collection name="c" sizeX="{within[0] * nm}" sizeY="{within[1] * nm}"><image name="i">'
+        f'<creationDate>2020</creationDate><device model="m" version="1"/><pixels sizeX="{width}" sizeY="{height}">'
+        f'<dimension sizeX="{width}" sizeY="{height}" r="0" ifd="0"/></pixels><view {size} {place} spacingZ="0"/>'
+        "<scanSettings><objectiveSettings><objective>20</objective></objectiveSettings><illuminationSettings>"
+        "<numericalAperture>0.4</numericalAperture><illuminationSource>brightfield</illuminationSource>"
+        "</illuminationSettings></scanSettings></image></collection></scn>"
+    )
+    tifffile.imwrite(path, array, tile=(64, 64), photometric="rgb", description=xml, metadata=None)
+    return path
+
+
 def write_png(path: Path, array: np.ndarray) -> Path:
     Image.fromarray(array).save(path)
     return path

@@ -75,3 +75,27 @@ def test_ctrl_c_says_so_and_exits_with_130(
     monkeypatch.setattr("qp2train.qupath.open.open_project", stopped)
     assert call(monkeypatch, "info", str(tmp_path)) == 130
     assert "stopped" in capsys.readouterr().err
+
+
+def test_moved_slides_are_found_by_a_map_and_written_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli.console, "width", 400)
+    for name in ("a", "b"):
+        (tmp_path / "old" / name).mkdir(parents=True)
+        (tmp_path / "old" / name / "1.svs").write_bytes(b"x")
+    project = Project.create(tmp_path / "p")
+    for name in ("a", "b"):
+        project.add_image(tmp_path / "old" / name / "1.svs", width=10, height=10, name=f"{name}.svs")
+    (tmp_path / "old").rename(tmp_path / "new")
+    before = project.file.read_bytes()
+    moved = ["relink", str(tmp_path / "p"), "--map", f"{tmp_path / 'old'}={tmp_path / 'new'}"]
+    assert CliRunner().invoke(cli.app, ["relink", str(tmp_path / "p")]).exit_code == 1, "nothing says where they are"
+    tried = CliRunner().invoke(cli.app, moved)
+    assert tried.exit_code == 0, tried.output
+    assert "2 moved, found; nothing was written" in tried.output
+    assert project.file.read_bytes() == before
+    assert "written into the project" in CliRunner().invoke(cli.app, [*moved, "--write"]).output
+    assert [entry.path for entry in Project(tmp_path / "p")] == [tmp_path / "new" / n / "1.svs" for n in ("a", "b")]
+    assert call(monkeypatch, "relink", str(tmp_path / "p"), "--map", "nowhere") == 2
+    assert "OLD=NEW" in capsys.readouterr().err

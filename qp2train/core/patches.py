@@ -51,6 +51,7 @@ class SlideRef:
     size: tuple[int, int]
     metadata: Mapping[str, str]
     annotations: tuple[Annotation, ...]
+    view: str = ""  # what of the file it shows: QuPath's cropped, rotated and flipped images; "" = all of it
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,22 @@ class PatchTable:
     def take(self, rows: Iterable[int] | Iterable[bool]) -> Self:
         """The rows at these positions, or where a boolean mask is True."""
         return self._with(self.rows.iloc[list(rows)])
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Write the patches for QuPath (groovy/show_patches.groovy) and for spreadsheets.
+
+        Columns: entry (its id), image (the slide's name), x, y (left and top edge), size (all in full-resolution px),
+        label, split, weight, annotated. The annotations are not in it: `save` keeps them, and is what training reads.
+        """
+        rows = self.rows.assign(
+            image=[self.slides[e].name for e in self.rows["entry"]],
+            size=[self.side_px(e) for e in self.rows["entry"]],
+        )
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        columns = ["entry", "image", "x", "y", "size", "label", "split", "weight", "annotated"]
+        rows[columns].to_csv(path, index=False)
+        return path
 
     def counts(self) -> pd.DataFrame:
         """Patches per class (rows) and split (columns)."""
@@ -156,7 +173,7 @@ class PatchTable:
         h = hashlib.sha256(json.dumps([self.labels.to_dict(), self.size_px, self.mpp]).encode())
         h.update(pd.util.hash_pandas_object(self.rows, index=False).to_numpy().tobytes())
         for ref in self.slides.values():
-            h.update(f"{ref.name} {ref.size} {ref.mpp}".encode())
+            h.update(f"{ref.name} {ref.size} {ref.mpp}{ref.view}".encode())
             h.update(b"".join(a.geometry.wkb + f"{a.class_name} {a.parent}".encode() for a in ref.annotations))
         return h.hexdigest()[:16]
 

@@ -67,7 +67,7 @@ class PatchDataset(Dataset[Item]):
     def _slide(self, entry: str) -> Slide:
         if entry not in self._open:
             ref = self.table.slides[entry]
-            self._open[entry] = open_slide(ref.path, mpp=ref.mpp)
+            self._open[entry] = open_slide(ref.path, mpp=ref.mpp, view=ref.view)
         return self._open[entry]
 
     def _painter(self, entry: str) -> Painter:

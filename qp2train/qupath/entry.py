@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from qp2train.core.annotation import Annotation
 from qp2train.errors import ProjectError, QuPathFormatError, SlideNotFoundError
+from qp2train.qupath.javanodes import JEnum
 from qp2train.qupath.javastream import gc_paused
-from qp2train.qupath.qpdata import Kinds, ReadResult, load, read_annotations
+from qp2train.qupath.qpdata import Kinds, QpData, ReadResult, load, read_annotations
 from qp2train.qupath.qpproj import DATA_FILE, read_json
 from qp2train.qupath.savefile import Stamp, read_stamped
+from qp2train.qupath.serverbuilder import check_pixels, recipe, uri_leaves
 from qp2train.qupath.uris import Located, Locator
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 # Scanners differ by up to a percent between the axes; more is another shape of pixel.
 NOT_SQUARE = 0.02
+_IMAGE_TYPE = "qupath.lib.images.ImageData$ImageType"
+_THUMBNAIL_LIMIT = 10_000_000  # bytes; QuPath's have a tenth of a megapixel
 _MICRONS = ("µm", "μm", "um")  # micro sign, Greek mu, ASCII
 
 
@@ -40,6 +44,7 @@ class ImageEntry:
         self._locator = locator
         self.folder = folder
         self._seen: Stamp | None = None
+        self._place: Located | None = None
 
     def __repr__(self) -> str:
         return f"ImageEntry({self.id!r}, {self.name!r})"
@@ -74,7 +79,7 @@ class ImageEntry:
     @property
     def uri(self) -> str:
         """The stored URI of the image; of a derived image, of the first one it is made from. "" if there is none."""
-        return _first_uri(self._builder)
+        return next((leaf["uri"] for leaf in uri_leaves(self._builder)), "")
 
     @property
     def path(self) -> Path | None:
@@ -85,7 +90,7 @@ class ImageEntry:
     def resolved_how(self) -> str:
         """How `path` was found.
 
-        "stored uri", "relative to project", "by name in project folder", "image_roots: …" or "not found".
+        "stored uri", "relative to project", "by name in project folder", "image_roots: …", "uri_map: …" or "not found".
         """
         return self._located.how
 
@@ -110,18 +115,51 @@ class ImageEntry:
         """The entry's data.qpdata, which may not exist."""
         return self.folder / DATA_FILE
 
+    @property
+    def has_data(self) -> bool:
+        """Whether QuPath, or we, ever saved anything for this image; without it there are no annotations."""
+        return self._stored_data().is_file()
+
+    @property
+    def image_type(self) -> str:
+        """QuPath's name of what is to be seen: BRIGHTFIELD_H_E, FLUORESCENCE …; UNSET where nobody said.
+
+        From summary.json if that belongs to the data, else from the data itself, which takes as long as reading it.
+
+        Raises:
+            QuPathFormatError: data.qpdata is truncated, damaged or none of QuPath's.
+        """
+        path = self._stored_data()
+        with contextlib.suppress(OSError, QuPathFormatError):  # a cache that QuPath itself never reads
+            summary = read_json(self.folder / "summary.json")
+            if summary.get("timestamp") == path.stat().st_mtime_ns // 1_000_000:
+                return str(summary.get("imageType"))
+        data, _ = read_stamped(path)
+        if data is None:
+            return "UNSET"
+        with located_errors(path), gc_paused():
+            return image_type_of(load(data))
+
+    def thumbnail(self) -> bytes | None:
+        """The JPEG that QuPath shows in its list; None if there is none yet."""
+        path = self.folder / "thumbnail.jpg"
+        with contextlib.suppress(OSError):
+            if path.stat().st_size <= _THUMBNAIL_LIMIT:
+                return path.read_bytes()
+        return None
+
     def slide(self) -> Slide:
-        """Open the image's file with the project's calibration.
+        """The image as QuPath shows it, with the project's calibration: its pixels are where the annotations are.
+
+        Cropped, rotated and flipped images are shown so, however they are nested; pickled, or opened again from a
+        patch table, they stay so.
 
         Raises:
             SlideNotFoundError: The file is nowhere; the message names every place.
-            ProjectError: The image is rotated, cropped or otherwise derived from its file, or has oblong pixels.
+            ProjectError: QuPath computes the image's pixels (merged channels, a projection …), the image is no flat
+                8-bit RGB, its pixels are oblong, or the file has another size than the project says.
         """
-        kind = self._builder.get("builderType", "uri")
-        if kind != "uri":
-            raise ProjectError(
-                f"{self.name} is a {kind!r} image, whose pixels qp2train cannot make yet; its annotations can be read"
-            )
+        made = recipe(self._builder, self.name)
         if self.path is None:
             looked = "; ".join(self._located.looked) or "nowhere: the URI names no file"
             roots = ", ".join(map(str, self._locator.image_roots)) or "none given"
@@ -129,15 +167,25 @@ class ImageEntry:
                 f"slide of {self.name} not found. Stored URI: {self.uri}. Looked in: {looked}. image_roots: {roots}. "
                 "Give Project(…, image_roots=[folder]) the folder that holds the slides"
             )
-        from qp2train.slides import open_slide  # opened on demand: listing a project needs no slide reader
+        from qp2train.slides.openslide import open_image  # on demand: listing a project needs no slide reader
 
+        check_pixels(self._server, self.name)
         sides = self._pixel_sides()
         if len(sides) == 2 and abs(sides[0] / sides[1] - 1) > NOT_SQUARE:
             raise ProjectError(
                 f"the pixels of {self.name} are not square ({sides[0]:g} × {sides[1]:g} µm), which qp2train cannot "
                 "read yet. If that is a mistake, correct the pixel size in QuPath (Image tab)"
             )
-        return open_slide(self.path, mpp=self.mpp)
+        slide = open_image(self.path, mpp=self.mpp, as_shown=made.view)
+        expected = self.width, self.height
+        if slide.size != expected and None not in expected:
+            slide.close()
+            raise ProjectError(
+                f"{self.path} is {slide.size[0]} × {slide.size[1]} px where the project says {expected[0]} × "
+                f"{expected[1]} for {self.name}: it is another image of this name, or one that QuPath reads otherwise "
+                "than OpenSlide. Give Project(…, uri_map={stored URI: file}) the right file"
+            )
+        return slide
 
     def read(self, *, kinds: Kinds = "all") -> ReadResult:
         """The entry's objects, and what had to be repaired; nothing if the image was never annotated.
@@ -145,13 +193,9 @@ class ImageEntry:
         Raises:
             QuPathFormatError: data.qpdata is truncated, damaged or none of QuPath's.
         """
-        path = self.data_path
-        interrupted = path.with_name(path.name + ".bkp")
+        path = self._stored_data()
         data, stamp = read_stamped(path)
-        if data is None and interrupted.is_file():  # QuPath died while saving; it reads the .bkp then, too
-            path = interrupted
-            data, _ = read_stamped(path)
-        self._seen = stamp
+        self._seen = stamp if path == self.data_path else Stamp()
         if data is None:
             return ReadResult([])
         with located_errors(path), gc_paused():
@@ -180,6 +224,21 @@ class ImageEntry:
         finally:
             self._seen = seen
 
+    def _stored_data(self) -> Path:
+        """data.qpdata; its .bkp where QuPath died while saving, as QuPath reads it."""
+        interrupted = self.data_path.with_name(DATA_FILE + ".bkp")
+        return interrupted if interrupted.is_file() and not self.data_path.is_file() else self.data_path
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the image is its file as it is: nothing cropped, rotated or picked out of it."""
+        return self._builder.get("builderType", "uri") == "uri" and not self._builder.get("args")
+
+    def show(self, data: Mapping[str, Any]) -> None:
+        """Take over what project.qpproj says of the image now."""
+        self._data = data
+        self._place = None
+
     @property
     def _builder(self) -> Mapping[str, Any]:
         return _child(self._data, "serverBuilder")
@@ -195,9 +254,11 @@ class ImageEntry:
             return _child(read_json(self.folder / "server.json"), "metadata")
         return {}
 
-    @cached_property
+    @property
     def _located(self) -> Located:
-        return self._locator.locate(self.uri)
+        if self._place is None or self._place.path is None:  # a drive may have been connected since
+            self._place = self._locator.locate(self.uri)
+        return self._place
 
     def _pixel_sides(self) -> list[float]:
         """Width and height of a pixel in µm, as far as they are known."""
@@ -209,6 +270,12 @@ class ImageEntry:
     def _size(self, key: str) -> int | None:
         value = self._server.get(key)
         return value if isinstance(value, int) and value > 0 else None
+
+
+def image_type_of(data: QpData) -> str:
+    """QuPath's name of the image type that a data file holds."""
+    found = (node for node in data.contents if isinstance(node, JEnum) and node.desc.name == _IMAGE_TYPE)
+    return next((node.constant.text for node in found), "UNSET")
 
 
 @contextlib.contextmanager
@@ -223,18 +290,3 @@ def located_errors(path: Path) -> Iterator[None]:
 def _child(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = data.get(key)
     return value if isinstance(value, dict) else {}
-
-
-def _first_uri(builder: Mapping[str, Any]) -> str:
-    """Walk the nested builders; each with builderType "uri" is a leaf."""
-    stack: list[object] = [builder]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, dict):
-            uri = item.get("uri")
-            if isinstance(uri, str):
-                return uri
-            stack.extend(reversed([value for key, value in item.items() if key != "metadata"]))
-        elif isinstance(item, list):
-            stack.extend(reversed(item))
-    return ""

@@ -14,21 +14,16 @@ from typing import Any
 
 from qp2train.core.annotation import Annotation
 from qp2train.errors import EntryChangedError, ProjectError, QuPathFormatError
-from qp2train.qupath.entry import ImageEntry, located_errors
+from qp2train.qupath.entry import ImageEntry, image_type_of, located_errors
+from qp2train.qupath.hierarchy import Hierarchy
 from qp2train.qupath.javanodes import JString
 from qp2train.qupath.javastream import gc_paused, serialise
-from qp2train.qupath.pathobject import PathObject, Rgb, walk
+from qp2train.qupath.pathobject import Rgb, walk
 from qp2train.qupath.qpbuild import new_file
-from qp2train.qupath.qpdata import QpData, load
+from qp2train.qupath.qpdata import load
 from qp2train.qupath.qpproj import DATA_FILE, QUPATH_VERSION, save_summary, to_json
 from qp2train.qupath.savefile import BACKUP_SUFFIX, Stamp, check_unchanged, lock, read_stamped, remove, save
-from qp2train.qupath.writeback import (
-    class_colors,
-    holds_written_objects,
-    object_ids,
-    remove_objects,
-    write_objects,
-)
+from qp2train.qupath.writeback import remove_objects, write_objects
 from qp2train.qupath.writereport import Mode, WriteReport, changes
 
 IMAGE_TYPES = ("BRIGHTFIELD_H_E", "BRIGHTFIELD_H_DAB", "BRIGHTFIELD_OTHER", "FLUORESCENCE", "OTHER", "UNSET")
@@ -48,9 +43,9 @@ def write(
     """Write annotations into an entry; see `Project.write`. Also returns the colours that classes have in the file."""
     in_file: dict[str, Rgb] = {}  # before the change
 
-    def change(data: QpData) -> WriteReport:
-        in_file.update(class_colors(data))
-        return write_objects(data, annotations, source=source, mode=mode, colors=colors)
+    def change(tree: Hierarchy) -> WriteReport:
+        in_file.update(tree.class_colors())
+        return write_objects(tree, annotations, source=source, mode=mode, colors=colors)
 
     return _update(entry, change, merge=merge, dry_run=mode == "dry-run"), in_file
 
@@ -62,8 +57,8 @@ def clear(
     if not entry.data_path.is_file():
         return None
 
-    def change(data: QpData) -> WriteReport:
-        removal = remove_objects(data, source, edited=edited)
+    def change(tree: Hierarchy) -> WriteReport:
+        removal = remove_objects(tree, source, edited=edited)
         return WriteReport(
             "",
             source,
@@ -119,67 +114,75 @@ def create(
     save_summary(entry.folder, walk(load(data).root), image_type=image_type, server=builder["metadata"])
 
 
-def _update(entry: ImageEntry, change: Callable[[QpData], WriteReport], *, merge: bool, dry_run: bool) -> WriteReport:
+def _update(
+    entry: ImageEntry, change: Callable[[Hierarchy], WriteReport], *, merge: bool, dry_run: bool
+) -> WriteReport:
     """Read, change, verify, save. `merge`: upon whatever is in the file now, also if it changed since it was read."""
     path = entry.data_path
     if dry_run:
         with located_errors(path), gc_paused():
-            data = load(read_stamped(path)[0] or _empty_file(entry))
-            return replace(change(data), entry=entry.name, dry_run=True)
-    interrupted = path.with_name(path.name + ".bkp")
+            return replace(change(_hierarchy(entry, read_stamped(path)[0])), entry=entry.name, dry_run=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ProjectError(f"{path.parent} cannot be made: {error.strerror or error}") from error
     with lock(path), located_errors(path), gc_paused():
-        if interrupted.exists() and not (merge and path.exists()):
-            raise EntryChangedError(
-                f"{interrupted} is there: QuPath saves this image now, or died while saving. "
-                "Open and save the image in QuPath, then repeat; nothing was written"
-            )
-        if entry._seen is not None and not merge:
-            check_unchanged(path, entry._seen)
-        old, stamp = read_stamped(path)
-        data = load(_empty_file(entry) if old is None else old)
-        ours = holds_written_objects(data)
-        report = replace(change(data), entry=entry.name)
-        if _ours_alone(data):
-            if old is not None:
-                remove(path, expected=stamp)
-                (entry.folder / "summary.json").unlink(missing_ok=True)
-            entry._seen = Stamp()
-            return report
-        new = data.to_bytes()
-        if new == old:
-            return report
-        objects = _verified(data, new)
-        keep = BACKUP_SUFFIX if not ours or not path.with_name(path.name + BACKUP_SUFFIX).exists() else None
-        save(path, new, expected=stamp, backup=keep)
-        entry._seen = read_stamped(path)[1]
-        save_summary(entry.folder, objects, image_type="UNSET", server=entry._server)
+        return _replaced(entry, change, merge)  # its trees are gone before garbage is collected again
+
+
+def _replaced(entry: ImageEntry, change: Callable[[Hierarchy], WriteReport], merge: bool) -> WriteReport:
+    path = entry.data_path
+    interrupted = path.with_name(path.name + ".bkp")
+    if interrupted.exists() and not (merge and path.exists()):
+        raise EntryChangedError(
+            f"{interrupted} is there: QuPath saves this image now, or died while saving. "
+            "Open and save the image in QuPath, then repeat; nothing was written"
+        )
+    if entry._seen is not None and not merge:
+        check_unchanged(path, entry._seen)
+    old, stamp = read_stamped(path)
+    tree = _hierarchy(entry, old)
+    ours = tree.holds_written_objects()
+    report = replace(change(tree), entry=entry.name)
+    if _ours_alone(tree):
+        if old is not None:
+            remove(path, expected=stamp)
+            (entry.folder / "summary.json").unlink(missing_ok=True)
+        entry._seen = Stamp()
+        return report
+    new = tree.data.to_bytes()
+    if new == old:
+        return report
+    written = _verified(tree, new)
+    keep = BACKUP_SUFFIX if not ours or not path.with_name(path.name + BACKUP_SUFFIX).exists() else None
+    save(path, new, expected=stamp, backup=keep)
+    entry._seen = read_stamped(path)[1]
+    save_summary(entry.folder, written, image_type=image_type_of(written.data), server=entry._server)
     return report
 
 
-def _empty_file(entry: ImageEntry) -> bytes:
-    header = {"dataVersion": 3, "qupathVersion": QUPATH_VERSION, "server": dict(entry._builder)}
-    text = to_json(header, pretty=False).decode()
-    root_id = str(uuid.uuid4())
-    return serialise(new_file(text, image_type="UNSET", root_id=root_id, marker=_MARKER, properties={}))
+def _hierarchy(entry: ImageEntry, data: bytes | None) -> Hierarchy:
+    """The objects of a file, or of the empty one that we make where there is none."""
+    if data is None:
+        header = {"dataVersion": 3, "qupathVersion": QUPATH_VERSION, "server": dict(entry._builder)}
+        text = to_json(header, pretty=False).decode()
+        root_id = str(uuid.uuid4())
+        data = serialise(new_file(text, image_type="UNSET", root_id=root_id, marker=_MARKER, properties={}))
+    return Hierarchy(load(data))
 
 
-def _ours_alone(data: QpData) -> bool:
+def _ours_alone(tree: Hierarchy) -> bool:
     """Whether the file is one that we made, QuPath never saved, and that holds no object."""
-    marked = any(isinstance(node, JString) and node.text == _MARKER for node in data.contents)
-    return marked and not any(obj.parent for obj in walk(data.root))
+    marked = any(isinstance(node, JString) and node.text == _MARKER for node in tree.data.contents)
+    return marked and not tree.below(tree.root)
 
 
-def _verified(data: QpData, written: bytes) -> list[PathObject]:
+def _verified(tree: Hierarchy, written: bytes) -> Hierarchy:
     """Parse what will be written: it must be read back with the same objects in the same order."""
-    again = load(written)
-    objects = list(walk(again.root))
-    if object_ids(again.header, objects) != object_ids(data.header, walk(data.root)):
+    again = Hierarchy(load(written))
+    if [object_id for object_id, _ in again.with_ids()] != [object_id for object_id, _ in tree.with_ids()]:
         raise QuPathFormatError("what would be written is not read back as the same objects; nothing was written")
-    return objects
+    return again
 
 
 __all__ = ["DATA_FILE", "IMAGE_TYPES", "clear", "create", "write"]

@@ -53,15 +53,18 @@ def encode_utf(text: str) -> bytes:
 class JString:
     """A string: its modified UTF-8 bytes, and whether it was written in the long form."""
 
-    __slots__ = ("long", "raw")
+    __slots__ = ("_text", "long", "raw")
 
     def __init__(self, raw: bytes | str, long: bool = False) -> None:
         self.raw = encode_utf(raw) if isinstance(raw, str) else raw
         self.long = long or len(self.raw) > 0xFFFF
+        self._text: str | None = None
 
     @property
     def text(self) -> str:
-        return decode_utf(self.raw)
+        if self._text is None:  # kept: a file may refer to one long text from every object
+            self._text = decode_utf(self.raw)
+        return self._text
 
 
 class Block:
@@ -179,10 +182,10 @@ class JObject:
         self.values = values
 
     def _slot(self, name: str) -> Slot:
-        try:
-            return self.desc.slots[name]
-        except KeyError:
-            raise QuPathFormatError(f"a {self.desc.name} without its field {name!r}: not a file QuPath wrote") from None
+        slot = self.desc.slots.get(name)
+        if slot is None:
+            raise QuPathFormatError(f"a {self.desc.name} without its field {name!r}: not a file QuPath wrote")
+        return slot
 
     def ref(self, name: str) -> Node:
         """The object that field `name` refers to; None for Java's null."""
@@ -199,6 +202,13 @@ class JObject:
         if not isinstance(packed, bytes):
             raise QuPathFormatError(f"field {name!r} of {self.desc.name} is not a primitive")
         value: float = PRIMITIVE[slot.type].unpack_from(packed, slot.offset)[0]
+        return value
+
+    def integer(self, name: str) -> int:
+        """The value of primitive field `name`, which must be a whole number."""
+        value = self.number(name)
+        if not isinstance(value, int):
+            raise QuPathFormatError(f"field {name!r} of {self.desc.name} is {value}, not a whole number")
         return value
 
     @property

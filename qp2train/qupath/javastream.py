@@ -38,6 +38,8 @@ __all__ = ["Stream", "gc_paused", "parse", "serialise"]
 _MAX_CLASS_ANNOTATIONS = 20  # nested; QuPath and the JDK write none at all
 
 _U2, _I4, _I8, _CLASS_HEAD = struct.Struct(">H"), struct.Struct(">i"), struct.Struct(">q"), struct.Struct(">qBH")
+_unpack_i4 = _I4.unpack_from
+_SIZE = {ord(kind): packed.size for kind, packed in PRIMITIVE.items()}  # of an element, by its typecode
 
 
 class Stream(NamedTuple):
@@ -129,21 +131,29 @@ class _Reader:
             if tag == tc.NULL:
                 target.append(None)
             elif tag == tc.REFERENCE:
-                target.append(self._reference())
+                index = _unpack_i4(data, pos + 1)[0] - FIRST_HANDLE
+                if not 0 <= index < len(handles):
+                    raise QuPathFormatError(f"reference to object {index}, {len(handles)} are known")
+                target.append(handles[index])
+                self.pos = pos + 5
             elif tag == tc.OBJECT:
                 desc = self._class()
-                obj = JObject(desc, [])
+                values_of_it: list[Value] = []
+                obj = JObject(desc, values_of_it)
                 handles.append(obj)
                 target.append(obj)
                 stack.append((target, left, values, plan, step))
-                target = values = obj.values
+                target = values = values_of_it
                 left, plan, step = 0, desc.plan, 0
             elif tag == tc.STRING or tag == tc.LONGSTRING:
                 target.append(self._string(tag))
             elif tag == tc.BLOCK:
                 if left >= 0:
                     raise QuPathFormatError("primitive data where an object must be")
-                target.append(Block(self._take(data[pos + 1], skip=1)))
+                end = self.pos = pos + 2 + data[pos + 1]
+                if end > size:
+                    raise QuPathFormatError(f"{data[pos + 1]} bytes expected, {size - pos - 2} remain")
+                target.append(Block(data[pos + 2 : end]))
             elif tag == tc.END:
                 if left >= 0 or (not stack and not plan and not until_end):
                     raise QuPathFormatError("an end mark (78) where none may be")
@@ -154,11 +164,11 @@ class _Reader:
                 handles.append(array)
                 target.append(array)
                 count = self._int()
-                element = desc.name[1:2]
-                if not desc.name.startswith("[") or not element:
+                name = desc.raw_name
+                if len(name) < 2 or name[0] != 0x5B:  # "["
                     raise QuPathFormatError(f"an array of class {desc.name!r}")
-                if element in PRIMITIVE:
-                    array.items = self._take(count * PRIMITIVE[element].size)
+                if name[1] in _SIZE:
+                    array.items = self._take(count * _SIZE[name[1]])
                     continue
                 if not 0 <= count <= size - self.pos:
                     raise QuPathFormatError(f"array of {count} elements, but {size - self.pos} bytes remain")
@@ -209,7 +219,7 @@ class _Reader:
 
     def _string(self, tag: int) -> JString:
         if tag == tc.STRING:
-            node = JString(self._utf())
+            node = JString(self._take(_U2.unpack_from(self.data, self.pos)[0], skip=2))
         else:
             node = JString(self._take(_I8.unpack_from(self.data, self.pos)[0], skip=8), long=True)
         if not node.raw.isascii():
@@ -237,12 +247,14 @@ class _Reader:
 
     def _class(self) -> ClassDesc:
         """A class descriptor that must be there."""
-        if self.data[self.pos] == tc.REFERENCE:  # nearly always
-            self.pos += 1
-            node = self._reference()
-            if isinstance(node, ClassDesc) and node.complete:
+        pos = self.pos
+        if self.data[pos] == tc.REFERENCE:  # nearly always
+            index = _unpack_i4(self.data, pos + 1)[0] - FIRST_HANDLE
+            node = self.handles[index] if 0 <= index < len(self.handles) else None
+            if type(node) is ClassDesc and node.complete:
+                self.pos = pos + 5
                 return node
-            raise QuPathFormatError("a class descriptor expected")
+            raise QuPathFormatError(f"a class descriptor expected, not object {index}")
         desc = self._class_or_null()
         if desc is None:
             raise QuPathFormatError("an object without a class")

@@ -24,6 +24,8 @@ from qp2train.qupath.javanodes import (
 )
 
 _U2, _I4, _I8, _REFERENCE = struct.Struct(">H"), struct.Struct(">i"), struct.Struct(">q"), struct.Struct(">BI")
+_pack_i4, _pack_reference = _I4.pack, _REFERENCE.pack
+_SIZE = {ord(kind): packed.size for kind, packed in PRIMITIVE.items()}  # of an element, by its typecode
 
 
 def serialise(contents: list[Node]) -> bytes:
@@ -45,41 +47,40 @@ class _Writer:
             for node in stack[-1]:
                 if node is None:
                     out.append(tc.NULL)
-                    continue
-                kind = type(node)
-                if isinstance(node, bytes):
+                elif isinstance(node, bytes):
                     out += node
-                elif kind is Block:
-                    self._block(node)  # type: ignore[arg-type]
-                elif kind is list:
-                    stack.append(chain(node, (_END_MARK,)))  # type: ignore[arg-type]
+                elif isinstance(node, list):
+                    stack.append(chain(node, (_END_MARK,)))
                     break
-                elif node is _END_MARK:
-                    out.append(tc.END)
-                elif kind is Reset:
-                    out.append(tc.RESET)
-                    handles.clear()
+                elif isinstance(node, Block):
+                    self._block(node)
                 elif (handle := handles.get(id(node))) is not None:
-                    out += _REFERENCE.pack(tc.REFERENCE, handle)
-                elif kind is JString:
-                    self._string(node)  # type: ignore[arg-type]
+                    out += _pack_reference(tc.REFERENCE, handle)
                 elif isinstance(node, JObject):
                     out.append(tc.OBJECT)
                     self._class(node.desc)
-                    self._new(node)
+                    handles[id(node)] = FIRST_HANDLE + len(handles)
                     stack.append(iter(node.values))
                     break
                 elif isinstance(node, JArray):
                     out.append(tc.ARRAY)
                     self._class(node.desc)
-                    self._new(node)
-                    if isinstance(node.items, bytes):
-                        out += _I4.pack(len(node.items) // PRIMITIVE[node.desc.name[1]].size)
-                        out += node.items
+                    handles[id(node)] = FIRST_HANDLE + len(handles)
+                    items = node.items
+                    if isinstance(items, bytes):
+                        out += _pack_i4(len(items) // _SIZE[node.desc.raw_name[1]])
+                        out += items
                         continue
-                    out += _I4.pack(len(node.items))
-                    stack.append(iter(node.items))
+                    out += _pack_i4(len(items))
+                    stack.append(iter(items))
                     break
+                elif isinstance(node, JString):
+                    self._string(node)
+                elif node is _END_MARK:
+                    out.append(tc.END)
+                elif isinstance(node, Reset):
+                    out.append(tc.RESET)
+                    handles.clear()
                 elif isinstance(node, JEnum):
                     out.append(tc.ENUM)
                     self._class(node.desc)
@@ -92,7 +93,7 @@ class _Writer:
                 elif isinstance(node, ClassDesc):
                     self._class(node)
                 else:
-                    raise TypeError(f"{kind.__name__} is no node of a Java stream")
+                    raise TypeError(f"{type(node).__name__} is no node of a Java stream")
             else:
                 stack.pop()
 
@@ -103,7 +104,8 @@ class _Writer:
         if block.long:
             self.out += b"\x7a" + _I4.pack(len(block.data))
         else:
-            self.out += bytes((tc.BLOCK, len(block.data)))
+            self.out.append(tc.BLOCK)
+            self.out.append(len(block.data))
         self.out += block.data
 
     def _string(self, node: JString) -> None:
@@ -128,7 +130,7 @@ class _Writer:
         while desc is not None:
             handle = self.handles.get(id(desc))
             if handle is not None:
-                out += _REFERENCE.pack(tc.REFERENCE, handle)
+                out += _pack_reference(tc.REFERENCE, handle)
                 return
             out.append(tc.CLASSDESC if desc.interfaces is None else tc.PROXYDESC)
             if desc.interfaces is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from qp2train.errors import NotAProjectError
@@ -10,8 +10,12 @@ from qp2train.qupath.folder import SlideFolder
 from qp2train.qupath.project import Project
 
 
-def open_project(path: str | Path, *, image_roots: Iterable[str | Path] = ()) -> Project | SlideFolder:
+def open_project(
+    path: str | Path, *, image_roots: Iterable[str | Path] = (), uri_map: Mapping[str, str | Path] | None = None
+) -> Project | SlideFolder:
     """Open a QuPath project (its folder or .qpproj), or a folder of slides with GeoJSON files.
+
+    Arguments as `Project`; a folder of slides needs none of them.
 
     Raises:
         NotAProjectError: The path is neither.
@@ -24,4 +28,4 @@ def open_project(path: str | Path, *, image_roots: Iterable[str | Path] = ()) ->
             raise NotAProjectError(
                 f"{path} is no QuPath project (it holds no .qpproj file) and no folder of slides: {error}"
             ) from error
-    return Project(path, image_roots=image_roots)
+    return Project(path, image_roots=image_roots, uri_map=uri_map)

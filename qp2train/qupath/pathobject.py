@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from qp2train.core.annotation import Kind
 from qp2train.errors import QuPathFormatError
-from qp2train.qupath.javanodes import Block, JObject, Node
+from qp2train.qupath.javanodes import Block, JArray, JObject, JString, Node
 from qp2train.qupath.javatypes import (
-    Cursor,
+    Reuse,
     as_object,
     class_name,
     describe,
@@ -36,7 +36,9 @@ KINDS: Mapping[str, Kind] = {
     OBJECTS + "PathTileObject": "tile",
     OBJECTS + "TMACoreObject": "tma_core",
 }
-_MAX_CLASS_LEVELS = 64
+_MAX_CLASS_LEVELS, _MAX_CLASS_NAME = 64, 10_000
+_NO_CHILDREN = bytes(4)
+_SMALL = 256  # bytes: parts that any number of objects may share, since an object itself takes 30 or more
 _UUID = "java.util.UUID"
 
 Rgb = tuple[int, int, int]
@@ -80,25 +82,31 @@ def read_object(node: JObject, parent: PathObject | None = None) -> PathObject:
     Raises:
         QuPathFormatError: The contents are not laid out as QuPath 0.2 to 0.7 does.
     """
-    kind = _kind(node)
-    cursor = Cursor(node.contents)
-    name = text_or_none(cursor.take())
-    color = int_or_none(cursor.take())
-    metadata, object_id, measurements = _metadata(cursor)
-    children_at = cursor.next
-    count = cursor.int()
-    if not 0 <= count <= len(cursor.items):
-        raise QuPathFormatError(f"an object with {count} children")
-    children = [as_object(cursor.take()) for _ in range(count)]
-    if object_id is None:
-        object_id = metadata.pop(OBJECT_ID, None)
+    kind = KINDS.get(node.desc.name) or _kind(node)
+    try:
+        return _take_apart(node, node.contents, kind, parent)
+    except IndexError as error:
+        raise QuPathFormatError("an object ends too early") from error
+
+
+def _take_apart(node: JObject, items: list[Node], kind: Kind | None, parent: PathObject | None) -> PathObject:
+    metadata, object_id, measurements, children_at = _metadata(items)
+    data, at = _primitives(items, children_at)
+    children: list[JObject] = []
+    if data != _NO_CHILDREN:
+        count = struct.unpack(">i", data)[0] if len(data) == 4 else -1
+        if not 0 <= count <= len(items) - at:
+            raise QuPathFormatError(f"an object with {count} children")
+        children = [as_object(child) for child in items[at : at + count]]
+        at += count
+    color = int_or_none(items[1])
     result = PathObject(
         node,
         kind,
-        name,
+        text_or_none(items[0]),
         None if color is None else rgb(color),
         metadata,
-        object_id,
+        metadata.pop(OBJECT_ID, None) if object_id is None else object_id,
         measurements,
         children,
         children_at,
@@ -106,34 +114,47 @@ def read_object(node: JObject, parent: PathObject | None = None) -> PathObject:
     result.parent = parent
     if kind is None:
         return result
-    item = cursor.take()
-    if class_name(item) == "java.lang.Boolean":  # absent in old files
-        result.locked = bool(as_object(item).number("value"))
-        item = cursor.take()
+    item = items[at]
+    if isinstance(item, JObject) and item.desc.name == "java.lang.Boolean":  # absent in old files
+        result.locked = bool(item.number("value"))
+        at += 1
+        item = items[at]
     if item is not None:
-        if class_name(item) != PATH_CLASS:
+        if not isinstance(item, JObject) or item.desc.name != PATH_CLASS:
             raise QuPathFormatError(f"a class expected, found {describe(item)}")
-        result.path_class = as_object(item)
-    roi = cursor.take()
+        result.path_class = item
+    roi = items[at + 1]
     result.roi = None if roi is None else as_object(roi)
-    probability = cursor.primitives()
+    probability, at = _primitives(items, at + 2)
     if len(probability) != (9 if kind == "tma_core" else 8):
         raise QuPathFormatError(f"{len(probability)} bytes where an object's class probability must be")
     if kind == "tma_core":
         result.missing = probability[8] != 0
     elif kind == "cell":
-        nucleus = cursor.take()
+        nucleus = items[at]
         result.nucleus = None if nucleus is None else as_object(nucleus)
     return result
+
+
+def _primitives(items: list[Node], at: int) -> tuple[bytes, int]:
+    """All primitive data from `at` up to the next object, adjacent blocks joined, and where that object is."""
+    start = at
+    while at < len(items) and isinstance(items[at], Block):
+        at += 1
+    if at == start + 1:  # nearly always
+        return items[start].data, at  # type: ignore[union-attr]
+    return b"".join(block.data for block in items[start:at] if isinstance(block, Block)), at
 
 
 def walk(root: JObject) -> Iterator[PathObject]:
     """Every object below `root` and `root` itself, parents before children, in the order of the file.
 
     Raises:
-        QuPathFormatError: An object lies in two places, or is its own ancestor.
+        QuPathFormatError: An object lies in two places, or is its own ancestor; or objects share so much that they
+            would be far larger than the file.
     """
     seen: set[int] = set()
+    reuse = Reuse()
     stack: list[tuple[JObject, PathObject | None]] = [(root, None)]
     while stack:
         node, parent = stack.pop()
@@ -141,6 +162,7 @@ def walk(root: JObject) -> Iterator[PathObject]:
             raise QuPathFormatError("an object lies at two places of the hierarchy")
         seen.add(id(node))
         found = read_object(node, parent)
+        _count_shared(found, reuse)
         yield found
         stack.extend((child, found) for child in reversed(found.children))
 
@@ -168,24 +190,27 @@ def _kind(node: JObject) -> Kind | None:
     raise QuPathFormatError(f"an object of class {node.desc.name} in the hierarchy: qp2train cannot read it")
 
 
-def _metadata(cursor: Cursor) -> tuple[dict[str, str], str | None, Node]:
-    """Steps c and d: metadata with the id, then measurements; or the UUID form of data version 4."""
+def _metadata(items: list[Node]) -> tuple[dict[str, str], str | None, Node, int]:
+    """Steps c and d: metadata with the id, then measurements; or the UUID form of data version 4. And where e is."""
     metadata: dict[str, str] = {}
-    if class_name(cursor.peek()) == _UUID:
-        uuid = as_object(cursor.take())
-        high, low = (int(uuid.number(key)) & (1 << 64) - 1 for key in ("mostSigBits", "leastSigBits"))
-        h = f"{high:016x}{low:016x}"
-        measurements: Node = None
-        for _ in range(min(cursor.int(), 3)):
-            item = cursor.take()
-            if class_name(item) == METADATA_MAP:
-                metadata = _metadata_map(as_object(item))
-            elif item is not None:
-                measurements = item
-        return metadata, f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}", measurements
-    if class_name(cursor.peek()) == METADATA_MAP:
-        metadata = _metadata_map(as_object(cursor.take()))
-    return metadata, None, cursor.take()
+    item = items[2]
+    kind = class_name(item)
+    if kind == METADATA_MAP:
+        return _metadata_map(as_object(item)), None, items[3], 4
+    if kind != _UUID:
+        return metadata, None, item, 3
+    uuid = as_object(item)
+    high, low = (uuid.integer(key) & (1 << 64) - 1 for key in ("mostSigBits", "leastSigBits"))
+    h = f"{high:016x}{low:016x}"
+    measurements: Node = None
+    data, at = _primitives(items, 3)
+    count = min(struct.unpack(">i", data)[0], 3) if len(data) == 4 else 0
+    for item in items[at : at + max(count, 0)]:
+        if class_name(item) == METADATA_MAP:
+            metadata = _metadata_map(as_object(item))
+        elif item is not None:
+            measurements = item
+    return metadata, f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}", measurements, at + max(count, 0)
 
 
 def _metadata_map(node: JObject) -> dict[str, str]:
@@ -196,6 +221,30 @@ def _metadata_map(node: JObject) -> dict[str, str]:
     if len(keys) != len(values):
         raise QuPathFormatError(f"metadata with {len(keys)} keys and {len(values)} values")
     return {text_or_none(k) or "": text_or_none(v) or "" for k, v in zip(keys, values, strict=True)}
+
+
+def _count_shared(obj: PathObject, reuse: Reuse) -> None:
+    """Count what an object refers to, but its measurements, which `Measurements` counts.
+
+    Metadata: the values; keys are shared by all objects, and there are as many.
+    """
+    if len(obj.name or "") > _SMALL:
+        reuse.read(obj.node.contents[0])
+    if len(obj.metadata) > _SMALL // 8:
+        reuse.read(_values(obj))
+    for roi in (obj.roi, obj.nucleus):
+        for value in () if roi is None else roi.values:
+            if isinstance(value, JArray) and len(value.items) > _SMALL:
+                reuse.read(value)
+            if isinstance(value, JArray) and isinstance(value.items, list):
+                for row in value.items:
+                    reuse.read(row)
+
+
+def _values(obj: PathObject) -> Node:
+    """The array of an object's metadata."""
+    maps = (as_object(node) for node in obj.node.contents if class_name(node) == METADATA_MAP)
+    return next((found.contents[2] for found in maps), None)
 
 
 class Classes:
@@ -214,12 +263,17 @@ class Classes:
     def _read(self, node: JObject) -> tuple[str | None, Rgb | None]:
         if id(node) not in self._known:
             levels: list[str] = []
+            length = 0
             level: Node = node
             while level is not None:
                 if class_name(level) != PATH_CLASS or len(levels) == _MAX_CLASS_LEVELS:
                     raise QuPathFormatError(f"a class of more than {_MAX_CLASS_LEVELS} levels, or no class at all")
                 level = as_object(level)
-                levels.append(text_or_none(level.ref("name")) or "")
+                text = text_or_none(level.ref("name")) or ""
+                length += len(text)
+                if length > _MAX_CLASS_NAME:
+                    raise QuPathFormatError(f"a class whose name has more than {_MAX_CLASS_NAME} characters")
+                levels.append(text)
                 level = level.ref("parentClass")
             color = int_or_none(node.ref("colorRGB"))
             full = ": ".join(part for part in reversed(levels) if part) or None
@@ -234,6 +288,7 @@ class Measurements:
 
     def __init__(self) -> None:
         self._names: dict[int, list[str]] = {}
+        self._reuse = Reuse()
 
     def read(self, node: Node) -> dict[str, float]:
         """Name → number of a measurement list; empty for null.
@@ -246,15 +301,18 @@ class Measurements:
         node = as_object(node)
         kind = node.desc.name.removeprefix(MEASUREMENTS)
         if kind == "DefaultMeasurementList":
-            pairs = map(as_object, elements(node.ref("list")))
+            pairs = map(as_object, elements(node.ref("list"), self._reuse))
             return {text_or_none(pair.ref("name")) or "": pair.number("value") for pair in pairs}
         if not kind.startswith("NumericMeasurementList$"):
             raise QuPathFormatError(f"measurements of class {node.desc.name}: qp2train cannot read them")
-        listed = node.ref("names")
+        listed, stored = node.ref("names"), node.ref("values")
         names = self._names.get(id(listed))
         if names is None:
-            names = self._names[id(listed)] = [text_or_none(name) or "" for name in elements(listed)]
-        values = numbers(node.ref("values"))[: len(names)].tolist()  # an open list has spare room behind
+            names = self._names[id(listed)] = [text_or_none(name) or "" for name in elements(listed, self._reuse)]
+        self._reuse.read(stored)
+        if not isinstance(stored, JArray) or stored.desc.name not in ("[F", "[D"):
+            raise QuPathFormatError(f"measurements as {describe(stored)}, not as float or double numbers")
+        values = numbers(stored)[: len(names)].tolist()  # an open list has spare room behind
         if len(values) < len(names):
             raise QuPathFormatError(f"{len(names)} measurement names with {len(values)} values")
         return dict(zip(names, values, strict=True))

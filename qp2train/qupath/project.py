@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from qp2train.core.annotation import Annotation
-from qp2train.errors import NotAProjectError, ProjectError
-from qp2train.qupath import entrydata, projecthtml, qpproj
+from qp2train.errors import NotAProjectError, ProjectError, Qp2trainError
+from qp2train.qupath import entrydata, projecthtml, qpproj, relink
 from qp2train.qupath.entry import ImageEntry
+from qp2train.qupath.entryedit import edited
 from qp2train.qupath.pathobject import Rgb
 from qp2train.qupath.placing import Under, under_enclosing
+from qp2train.qupath.relink import ImageLocation, Relinked
 from qp2train.qupath.savefile import save
-from qp2train.qupath.uris import Locator, path_to_uri, project_uri
+from qp2train.qupath.uris import Locator, local_path, project_uri, segments
 from qp2train.qupath.writeback import check_class_name
 from qp2train.qupath.writereport import Mode, WriteReport
 
@@ -26,11 +28,13 @@ Selection = Literal["annotated", "unannotated"] | Callable[[ImageEntry], bool]
 
 
 class Project:
-    """A QuPath project (0.4 to 0.7): a sequence of ImageEntry in the order QuPath shows.
+    r"""A QuPath project (0.4 to 0.7): a sequence of ImageEntry in the order QuPath shows.
 
     Args:
         path: The project's folder or its project.qpproj.
         image_roots: Folders in which to look for slides that have moved.
+        uri_map: Where slides were (folder or file, as URI or path of any system) → where they are now:
+            {"D:\slides": "/data/slides"}. The longest that fits wins.
         backend: "java-free"; the only one for now.
 
     Raises:
@@ -42,15 +46,17 @@ class Project:
         path: str | Path,
         *,
         image_roots: Iterable[str | Path] = (),
+        uri_map: Mapping[str, str | Path] | None = None,
         backend: Literal["java-free"] = "java-free",
     ) -> None:
         if backend != "java-free":
             raise ProjectError(f'backend={backend!r}: only "java-free" exists')
         self.file = qpproj.find_project(Path(path).absolute())
-        self._data = qpproj.read_project(self.file)
+        self._data, self._stamp = qpproj.read_project_stamped(self.file)
         uri = self._data.get("uri")
         roots = tuple(Path(root).absolute() for root in image_roots)
-        self._locator = Locator(self.path, uri if isinstance(uri, str) else None, roots)
+        moved = {str(old): local_path(new) for old, new in (uri_map or {}).items()}
+        self._locator = Locator(self.path, uri if isinstance(uri, str) else None, roots, moved)
         self._entries = [self._entry(item) for item in self._data["images"]]
 
     @classmethod
@@ -105,7 +111,7 @@ class Project:
         return qpproj.read_classes(self.path)
 
     def set_classes(self, colors: Mapping[str, Rgb]) -> None:
-        """Make these the project's classes.
+        """Make these the project's classes, in this order. Objects of other classes keep theirs.
 
         Raises:
             LabelError: A name that QuPath cannot hold.
@@ -113,7 +119,7 @@ class Project:
         """
         for name in colors:
             check_class_name(name)
-        qpproj.save_classes(self.path, colors)
+        qpproj.set_classes(self.path, colors)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -247,16 +253,102 @@ class Project:
             log.info("%s", report)
         return found
 
+    def located(self) -> list[ImageLocation]:
+        """Where the file of every image is, and how it was found; images made from several files have several."""
+        return relink.locations(self._builders(), self._locator)
+
+    def relink(self, *, dry_run: bool = False) -> list[Relinked]:
+        """Write the places where images were found into the project, as QuPath's "Update URIs" does.
+
+        Annotations are not touched. The project's own `uri`, from which QuPath and we work out where moved files may
+        be, is brought up to date once no file is missing.
+
+        Args:
+            dry_run: Only report.
+
+        Returns:
+            What was, or would be, replaced.
+
+        Raises:
+            EntryChangedError: The project changed on disk since it was opened.
+            ProjectError: It could not be written.
+        """
+        found = self.located()
+        changes = relink.replacements(found)
+        if dry_run or not changes:
+            return changes
+        nothing_missing = all(at.path is not None for at in found) or "uri" not in self._data
+        more = {"uri": project_uri(self.file)} if nothing_missing else {}
+        with qpproj.changing(self.file, self._stamp):
+            self._save({**self._data, **more, "images": relink.relinked(self._data["images"], changes)})
+            relink.rewrite_server_files(self.path / "data", changes)
+        return changes
+
+    def orphans(self) -> list[Path]:
+        """Folders of data that belong to no image of the list: left behind by removed ones. QuPath overlooks them."""
+        known = {entry.id for entry in self._entries}
+        try:
+            folders = [path for path in (self.path / "data").iterdir() if path.is_dir() and path.name not in known]
+        except OSError:
+            return []
+        return sorted(folders, key=lambda path: (not path.name.isdecimal(), path.name.zfill(20)))
+
+    def edit(
+        self,
+        entry: ImageEntry | str,
+        *,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        tags: Iterable[str] | None = None,
+        description: str | None = None,
+    ) -> None:
+        """Change what the project says of an image; None leaves a part as it is.
+
+        Args:
+            entry: An entry of this project, or its id.
+            name: The name shown in QuPath.
+            metadata: All of it: `{**entry.metadata, "patient": "P-1"}` adds to what is there.
+            tags: All of them; QuPath before 0.6 drops them when it saves the project.
+            description: "" takes it away.
+
+        Raises:
+            EntryChangedError: The project changed on disk since it was opened.
+            ProjectError: A value that QuPath cannot hold, or the file could not be written.
+        """
+        at = self._entries.index(self._own(entry))
+        images = list(self._data["images"])
+        images[at] = edited(images[at], name=name, metadata=metadata, tags=tags, description=description)
+        if images != self._data["images"]:
+            with qpproj.changing(self.file, self._stamp):
+                self._save({**self._data, "images": images})
+
+    def remove(self, entry: ImageEntry | str) -> Path:
+        """Take an image off the project's list. Its data stay, as in QuPath, and its id is not given again.
+
+        Returns:
+            The folder of its data, which may not exist.
+
+        Raises:
+            EntryChangedError: The project changed on disk since it was opened.
+            ProjectError: The file could not be written.
+        """
+        at = self._entries.index(self._own(entry))
+        gone = self._entries[at]
+        images = [item for number, item in enumerate(self._data["images"]) if number != at]
+        with qpproj.changing(self.file, self._stamp):
+            self._save({**self._data, "lastID": self._last_id(), "images": images}, dropped=at)
+        return gone.folder
+
     def add_image(
         self,
         slide_path: str | Path,
         *,
-        width: int,
-        height: int,
-        downsamples: Sequence[float] = (1.0,),
+        width: int | None = None,
+        height: int | None = None,
+        downsamples: Sequence[float] | None = None,
         mpp: float | tuple[float, float] | None = None,
         magnification: float | None = None,
-        tile_px: tuple[int, int] = (256, 256),
+        tile_px: tuple[int, int] | None = None,
         name: str | None = None,
         metadata: Mapping[str, str] | None = None,
         tags: Sequence[str] = (),
@@ -267,12 +359,14 @@ class Project:
     ) -> ImageEntry:
         """Add a slide, as QuPath 0.6 does: server.json, data.qpdata, summary.json, thumbnail.jpg.
 
+        Without `width` and `height` the slide is opened, and what is not given is taken from it.
+
         Args:
-            slide_path: The slide's file; it is not opened.
-            width: Full-resolution px.
+            slide_path: The slide's file.
+            width: Full-resolution px; given together with `height`, the file is not opened.
             height: Full-resolution px.
             downsamples: Of every level.
-            mpp: µm per px, or (x, y); None = uncalibrated.
+            mpp: µm per px, or (x, y); None = what the file says, else uncalibrated.
             magnification: Of the objective.
             tile_px: Preferred tile (width, height).
             name: Shown name; the file's if None.
@@ -285,48 +379,75 @@ class Project:
             annotations: What a human has drawn on it; no provenance is written. Colours are the project's classes'.
 
         Raises:
-            ProjectError: A file could not be written.
+            SlideError: The slide has to be opened, and is not there or cannot be read.
+            EntryChangedError: The project changed on disk since it was opened.
+            ProjectError: The slide is in the project already, or a file could not be written.
         """
+        from qp2train.qupath.newimage import image_item  # on demand: listing a project needs no slide reader
+
         path = Path(slide_path).absolute()
-        name = name or path.name
-        builder = qpproj.openslide_builder(
-            path_to_uri(path),
-            name=name,
-            width=width,
-            height=height,
+        self._refuse_twice(path)
+        item, picture = image_item(
+            path,
+            size=(width, height),
             downsamples=downsamples,
-            mpp=(mpp, mpp) if isinstance(mpp, int | float) else mpp,
+            mpp=mpp,
             magnification=magnification,
             tile_px=tile_px,
+            name=name,
         )
-        last = self._data.get("lastID")
-        number = 1 + max([last if isinstance(last, int) else 0, *(item["entryID"] for item in self._data["images"])])
-        while (self.path / "data" / str(number)).exists():  # left behind by an image that was removed
-            number += 1
-        item: dict[str, Any] = {
-            "serverBuilder": builder,
-            "entryID": number,
-            "randomizedName": str(uuid.uuid4()),
-            "imageName": name,
-            **({} if description is None else {"description": description}),
-            "metadata": dict(metadata or {}),
-            "tags": list(tags),
-        }
-        entry = self._entry(item)
-        entrydata.create(
-            entry,
-            self.file,
-            builder,
-            image_type=image_type,
-            thumbnail=thumbnail,
-            annotations=annotations,
-            colors=self.classes,
-        )
-        data = {**self._data, "lastID": number, "images": [*self._data["images"], item]}
-        qpproj.save_project(self.file, data)  # last: until then the folder is an orphan, which QuPath ignores
+        item = edited(item, metadata=metadata or {}, tags=tags, description=description)
+        with qpproj.changing(self.file, self._stamp):
+            number = self._last_id() + 1
+            while (self.path / "data" / str(number)).exists():  # left behind by an image that was removed
+                number += 1
+            item["entryID"] = number
+            entry = self._entry(item)
+            try:
+                entrydata.create(
+                    entry,
+                    self.file,
+                    item["serverBuilder"],
+                    image_type=image_type,
+                    thumbnail=thumbnail or picture,
+                    annotations=annotations,
+                    colors=self.classes,
+                )
+                # Last: until then the folder is an orphan, which QuPath overlooks.
+                self._save({**self._data, "lastID": number, "images": [*self._data["images"], item]})
+            except Qp2trainError:
+                shutil.rmtree(entry.folder, ignore_errors=True)
+                raise
+        return self._entries[-1]
+
+    def _refuse_twice(self, path: Path) -> None:
+        there, names = path.exists(), segments(str(path))
+        for entry in (entry for entry in self._entries if entry.is_plain):
+            same = there and entry.path is not None and path.samefile(entry.path)
+            if same or segments(entry.uri) == names:
+                raise ProjectError(
+                    f"{path} is in the project already: image {entry.id}, {entry.name!r}. To have it twice, duplicate "
+                    "it in QuPath (project list, right click)"
+                )
+
+    def _last_id(self) -> int:
+        last, given = self._data.get("lastID"), [int(entry.id) for entry in self._entries]
+        return max([last if isinstance(last, int) else 0, *given])
+
+    def _builders(self) -> list[tuple[str, str, object]]:
+        return [
+            (e.id, e.name, i.get("serverBuilder")) for e, i in zip(self._entries, self._data["images"], strict=True)
+        ]
+
+    def _save(self, data: dict[str, Any], *, dropped: int | None = None) -> None:
+        """Write the project file, and show the entries its new content; `dropped` is the place of one that is gone."""
+        self._stamp = qpproj.save_project(self.file, data, expected=self._stamp)
         self._data = data
-        self._entries.append(entry)
-        return entry
+        if dropped is not None:
+            del self._entries[dropped]
+        for entry, item in zip(self._entries, data["images"], strict=False):
+            entry.show(item)
+        self._entries += [self._entry(item) for item in data["images"][len(self._entries) :]]
 
     def _entry(self, item: Mapping[str, Any]) -> ImageEntry:
         return ImageEntry(item, self.path / "data" / str(item["entryID"]), self._locator)

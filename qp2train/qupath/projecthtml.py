@@ -15,7 +15,7 @@ from qp2train.qupath.qpproj import default_color
 if TYPE_CHECKING:
     from qp2train.qupath.project import Project
 
-_THUMBNAIL_LIMIT = 500_000  # bytes; a larger file is no thumbnail
+_THUMBNAIL_LIMIT = 500_000  # bytes; fifty of them are to fit into a notebook
 _ROWS_SHOWN = 50
 
 
@@ -48,10 +48,10 @@ def _row(entry: ImageEntry, colors: dict[str, Rgb]) -> str:
 
 
 def _thumbnail(entry: ImageEntry) -> str:
-    path = entry.folder / "thumbnail.jpg"
-    if not path.is_file() or path.stat().st_size > _THUMBNAIL_LIMIT:
+    picture = entry.thumbnail()
+    if picture is None or len(picture) > _THUMBNAIL_LIMIT:
         return ""
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    data = base64.b64encode(picture).decode("ascii")
     return f'<img alt="" style="max-height:64px;max-width:96px" src="data:image/jpeg;base64,{data}">'
 
 

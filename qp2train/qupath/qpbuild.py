@@ -24,6 +24,7 @@ _KIND_CLASS = {kind: name for name, kind in KINDS.items()}
 _NUMERIC = MEASUREMENTS + "NumericMeasurementList$"
 _PROXY = "$SerializationProxy"
 _NAN = struct.pack(">d", float("nan"))
+CHILDREN_AT = 4  # where, in what an object writes, its children are counted
 _FARTHEST = 1e30  # px; float32, in which QuPath stores vertices, ends at 3e38
 _STRING = "Ljava/lang/String;"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import struct
@@ -9,15 +10,13 @@ import uuid
 from dataclasses import dataclass
 from typing import Literal
 
-from shapely.geometry.base import BaseGeometry
-
-from qp2train.core.annotation import Annotation
+from qp2train.core.annotation import Annotation, Plane
 from qp2train.errors import QuPathFormatError
 from qp2train.qupath.javanodes import Block, ClassDesc, JObject, JString, Node, decode_utf
 from qp2train.qupath.javastream import parse, serialise
 from qp2train.qupath.javatypes import as_object, class_name
 from qp2train.qupath.pathobject import ROOT, Classes, Measurements, PathObject, walk
-from qp2train.qupath.roi import plane_of, shapes, stored_form
+from qp2train.qupath.roi import Planes, Shape, shapes, stored_form
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +75,9 @@ def load(data: bytes) -> QpData:
     stream = parse(data)
     contents = stream.contents
     start = 0
-    first = b""
-    while start < len(contents) and isinstance(block := contents[start], Block):
-        first += block.data
+    while start < len(contents) and isinstance(contents[start], Block):
         start += 1
+    first = b"".join(block.data for block in contents[:start] if isinstance(block, Block))
     if len(first) < 2 or not decode_utf(first[2 : 2 + struct.unpack(">H", first[:2])[0]]).startswith(_PREFIX):
         raise QuPathFormatError(f'not a QuPath data file: it does not begin with "{_PREFIX}"')
     header = contents[start] if start < len(contents) else None
@@ -112,34 +110,49 @@ def read_annotations(data: QpData, *, kinds: Kinds = "all") -> ReadResult:
         ValueError: Unknown `kinds`.
     """
     wanted = _wanted(kinds)
-    objects = list(walk(data.root))
-    ids = {id(obj): obj.id or made_up_id(data.header, i) for i, obj in enumerate(objects)}
-    chosen = [obj for obj in objects if obj.kind in wanted]
+    chosen: list[PathObject] = []
+    for i, obj in enumerate(walk(data.root)):
+        obj.id = obj.id or made_up_id(data.header, i)
+        if obj.kind in wanted:
+            chosen.append(obj)
     drawn = shapes([obj.roi or obj.nucleus for obj in chosen])
-    classes, measurements = Classes(), Measurements()
+    cells = [i for i, obj in enumerate(chosen) if obj.nucleus is not None]
+    nuclei = dict(zip(cells, shapes([chosen[i].nucleus for i in cells]), strict=True))
+    read = _Reader()
     annotations = [
-        _annotation(obj, shape.geometry, shape.ellipse, ids, classes, measurements)
-        for obj, shape in zip(chosen, drawn, strict=True)
+        read.annotation(obj, shape, nuclei.get(i)) for i, (obj, shape) in enumerate(zip(chosen, drawn, strict=True))
     ]
-    repaired = tuple(a.id for a, shape in zip(annotations, drawn, strict=True) if shape.repaired)
+    classes = read.classes
+    repaired = tuple(
+        a.id
+        for i, (a, shape) in enumerate(zip(annotations, drawn, strict=True))
+        if shape.repaired or (i in nuclei and nuclei[i].repaired)
+    )
     if repaired:
         log.warning("%s: the outline crosses itself or has no extent; repaired", _listed(repaired))
     bare = tuple(a.id for a, obj in zip(annotations, chosen, strict=True) if obj.roi is None and obj.nucleus is None)
     if bare:
         log.warning("%s: no shape; the geometry is empty", _listed(bare))
-    edited = tuple(ids[id(obj)] for obj in chosen if SOURCE_KEY in obj.metadata and is_edited(obj, classes))
+    edited = tuple(
+        a.id
+        for a, obj in zip(annotations, chosen, strict=True)
+        if SOURCE_KEY in obj.metadata and is_edited(obj, classes)
+    )
     return ReadResult(annotations, repaired, bare, edited)
 
 
-def fingerprint(class_name: str | None, name: str | None, locked: bool, roi: Node) -> str:
-    """A short hash of what a human could change about an object: outline, class, name and lock, as stored."""
-    texts = "\0".join((class_name or "", name or "", "locked" if locked else "")) + "\0"
-    return hashlib.sha256(texts.encode("utf-8", "surrogatepass") + stored_form(roi)).hexdigest()[:16]
+def fingerprint(class_name: str | None, name: str | None, locked: bool, roi: Node, nucleus: Node = None) -> str:
+    """A short hash of what a human could change about an object, as stored: outline (of a cell's nucleus, too), class,
+    name and lock.
+    """
+    texts = f"{class_name or ''}\0{name or ''}\0{'locked' if locked else ''}\0"
+    form = stored_form(roi) if nucleus is None else stored_form(roi) + b"\0nucleus\0" + stored_form(nucleus)
+    return hashlib.sha256(texts.encode("utf-8", "surrogatepass") + form).hexdigest()[:16]
 
 
 def is_edited(obj: PathObject, classes: Classes) -> bool:
     """Whether an object no longer fits the fingerprint that qp2train wrote it with."""
-    now = fingerprint(classes.name(obj.path_class), obj.name, obj.locked, obj.roi)
+    now = fingerprint(classes.name(obj.path_class), obj.name, obj.locked, obj.roi, obj.nucleus)
     return obj.metadata.get(FINGERPRINT_KEY) != now
 
 
@@ -166,36 +179,48 @@ def _wanted(kinds: Kinds) -> set[str]:
 
 def made_up_id(header: str, index: int) -> str:
     """A stable id for the object at `index` of the hierarchy, where the file has none."""
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{header}#{index}"))
+    digest = _header_hash(header).copy()
+    digest.update(f"#{index}".encode())
+    return str(uuid.UUID(bytes=digest.digest()[:16], version=5))
 
 
-def _annotation(
-    obj: PathObject,
-    geometry: BaseGeometry,
-    ellipse: bool,
-    ids: dict[int, str],
-    classes: Classes,
-    measurements: Measurements,
-) -> Annotation:
-    source = obj.metadata.get(SOURCE_KEY)
-    metadata = {key: value for key, value in obj.metadata.items() if key not in (SOURCE_KEY, FINGERPRINT_KEY)}
-    if obj.missing:
-        metadata[MISSING_KEY] = "true"
-    roi = obj.roi or obj.nucleus
-    parent = obj.parent
-    assert obj.kind is not None  # the root is never chosen
-    return Annotation(
-        geometry,
-        classes.name(obj.path_class),
-        kind=obj.kind,
-        name=obj.name,
-        measurements=measurements.read(obj.measurements),
-        locked=obj.locked,
-        id=ids[id(obj)],
-        parent=None if parent is None or parent.parent is None else ids[id(parent)],
-        ellipse=ellipse,
-        color=obj.color,
-        source=source,
-        metadata=metadata,
-        **({} if roi is None else {"plane": plane_of(roi)}),
-    )
+@functools.lru_cache(maxsize=2)
+def _header_hash(header: str) -> hashlib._Hash:
+    """What uuid.uuid5 hashes, up to the index: a hostile header is long, and its objects are many."""
+    return hashlib.sha1(uuid.NAMESPACE_URL.bytes + header.encode("utf-8", "surrogatepass"), usedforsecurity=False)
+
+
+class _Reader:
+    """Objects and their shapes → Annotations; what many objects share is read once."""
+
+    def __init__(self) -> None:
+        self.classes = Classes()
+        self._measurements = Measurements()
+        self._planes = Planes()
+
+    def annotation(self, obj: PathObject, shape: Shape, nucleus: Shape | None) -> Annotation:
+        metadata = obj.metadata
+        source = metadata.get(SOURCE_KEY)
+        if source is not None:
+            metadata = {key: value for key, value in metadata.items() if key not in (SOURCE_KEY, FINGERPRINT_KEY)}
+        if obj.missing:
+            metadata = {**metadata, MISSING_KEY: "true"}
+        parent, roi = obj.parent, obj.roi or obj.nucleus
+        assert obj.kind is not None  # the root is never chosen
+        assert obj.id is not None
+        return Annotation(
+            shape.geometry,
+            self.classes.name(obj.path_class),
+            kind=obj.kind,
+            name=obj.name,
+            measurements=self._measurements.read(obj.measurements),
+            locked=obj.locked,
+            id=obj.id,
+            parent=None if parent is None or parent.parent is None else parent.id,
+            plane=Plane() if roi is None else self._planes.read(roi),
+            ellipse=shape.ellipse,
+            color=obj.color,
+            source=source,
+            metadata=metadata,
+            nucleus=None if nucleus is None else nucleus.geometry,
+        )

@@ -6,21 +6,23 @@ Unknown keys and the order of keys are kept. Source: qupath.lib.projects.Default
 from __future__ import annotations
 
 import colorsys
+import contextlib
 import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from qp2train.errors import NotAProjectError, ProjectError, QuPathFormatError
+from qp2train.errors import EntryChangedError, NotAProjectError, QuPathFormatError
 from qp2train.qupath.pathobject import Classes, PathObject, Rgb, argb, rgb
-from qp2train.qupath.savefile import lock, save
+from qp2train.qupath.savefile import Stamp, check_unchanged, lock, read_stamped, save
 
 PROJECT_FILE = "project.qpproj"
 DATA_FILE = "data.qpdata"
 QUPATH_VERSION = "0.6.0"  # of the files we make
+_MAX_DEPTH = 255  # com.google.gson.stream.JsonReader
 _UNREADABLE = ("v0.2.0-m1", "v0.2.0-m2")
 _SUMMARY_KINDS = {
     None: "Root objects",
@@ -68,12 +70,32 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         QuPathFormatError: No JSON, or no object.
     """
+    return parse_json(path.read_bytes(), path)
+
+
+def parse_json(data: bytes, path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Args:
+        data: The bytes of a file.
+        path: Its name, for messages.
+
+    Raises:
+        QuPathFormatError: No JSON, or no object, or one within the other deeper than QuPath reads.
+    """
     try:
-        value = json.loads(path.read_bytes().decode("utf-8-sig"))
+        value = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise QuPathFormatError(f"{path} is no JSON: {error}") from error
     if not isinstance(value, dict):
         raise QuPathFormatError(f"{path} holds a {type(value).__name__} where an object was expected")
+    depth, level = 0, list[Any]([value])
+    while level:
+        depth += 1
+        inside = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [value for items in inside for value in items if isinstance(value, dict | list)]
+    if depth > _MAX_DEPTH:
+        raise QuPathFormatError(f"{path} is nested {depth} deep; QuPath reads {_MAX_DEPTH}")
     return value
 
 
@@ -102,8 +124,14 @@ def read_project(path: Path) -> dict[str, Any]:
     Raises:
         NotAProjectError: It is no QuPath project, or one of a version that no QuPath of today reads.
     """
+    return read_project_stamped(path)[0]
+
+
+def read_project_stamped(path: Path) -> tuple[dict[str, Any], Stamp]:
+    """As `read_project`, with the state of the file, for `save_project`."""
     try:
-        data = read_json(path)
+        raw, stamp = read_stamped(path)
+        data = parse_json(raw or b"", path)
     except QuPathFormatError as error:
         raise NotAProjectError(f"not a QuPath project: {error}") from error
     except OSError as error:
@@ -122,20 +150,56 @@ def read_project(path: Path) -> dict[str, Any]:
     if twice:
         raise NotAProjectError(f"{path} is damaged: entryID {twice} is given twice, and both share one data folder")
     data["images"] = images
-    return data
+    return data, stamp
 
 
 def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def save_project(path: Path, data: Mapping[str, Any]) -> None:
+def save_project(path: Path, data: Mapping[str, Any], *, expected: Stamp | None = None) -> Stamp:
     """Write a project file; the previous one is kept as `.backup`, as QuPath does.
 
+    Args:
+        path: The file.
+        data: Its new content.
+        expected: The state that the file must still have.
+
+    Returns:
+        The state that it has now.
+
     Raises:
+        EntryChangedError: The file is not as expected.
         ProjectError: It could not be written; the old file is as it was.
     """
-    save(path, to_json(data), backup=".backup")
+    with _said_of_projects(path):
+        save(path, to_json(data), expected=expected, backup=".backup")
+    return read_stamped(path)[1]
+
+
+@contextlib.contextmanager
+def changing(path: Path, expected: Stamp) -> Iterator[None]:
+    """Keep our other processes away from a project file that is as it was read, while it is changed.
+
+    Raises:
+        EntryChangedError: It is not as it was read.
+    """
+    with contextlib.ExitStack() as held:
+        with _said_of_projects(path):
+            held.enter_context(lock(path))
+            check_unchanged(path, expected)
+        yield
+
+
+@contextlib.contextmanager
+def _said_of_projects(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except EntryChangedError as error:
+        raise EntryChangedError(
+            f"{path} changed since it was opened, or is being changed: QuPath or another process has saved the "
+            "project. Nothing was written; open it again, Project(path), and repeat"
+        ) from error
 
 
 def read_classes(folder: Path) -> dict[str, Rgb]:
@@ -174,6 +238,18 @@ def save_classes(folder: Path, colors: Mapping[str, Rgb]) -> None:
     old["pathClasses"] = [{**known.get(name, {}), "name": name, "color": argb(c)} for name, c in colors.items()]
     path.parent.mkdir(exist_ok=True)
     save(path, to_json(old))
+
+
+def set_classes(folder: Path, colors: Mapping[str, Rgb]) -> None:
+    """As `save_classes`, after other processes of ours.
+
+    Raises:
+        ProjectError: The file could not be written.
+    """
+    path = _classes_file(folder)
+    path.parent.mkdir(exist_ok=True)
+    with lock(path):
+        save_classes(folder, colors)
 
 
 def add_classes(folder: Path, colors: Mapping[str, Rgb]) -> None:
@@ -227,68 +303,8 @@ def save_summary(folder: Path, objects: Iterable[PathObject], *, image_type: str
     summary["timestamp"] = os.stat(folder / DATA_FILE).st_mtime_ns // 1_000_000
     summary["hierarchy"] = {
         "nObjects": sum(kinds.values()),
-        **({"nTMACores": kinds["TMA cores"]} if "TMA cores" in kinds else {}),
         "objectTypeCounts": dict(kinds),
         "annotationClassificationCounts": dict(annotations),
         "detectionClassificationCounts": dict(detections),
     }
     save(path, to_json(summary, pretty=False))
-
-
-def openslide_builder(
-    uri: str,
-    *,
-    name: str,
-    width: int,
-    height: int,
-    downsamples: Sequence[float],
-    mpp: tuple[float, float] | None,
-    magnification: float | None,
-    tile_px: tuple[int, int],
-) -> dict[str, Any]:
-    """A serverBuilder as QuPath 0.6 writes it for a brightfield slide read by OpenSlide.
-
-    Args:
-        uri: The slide.
-        name: Its shown name.
-        width: Full-resolution px.
-        height: Full-resolution px.
-        downsamples: Of every level, the first 1.0.
-        mpp: µm per px (x, y); None = uncalibrated.
-        magnification: Of the objective.
-        tile_px: Preferred tile (width, height).
-    """
-    if not downsamples or downsamples[0] != 1:
-        raise ProjectError(f"downsamples={list(downsamples)}: the first level must be 1.0")
-    unit = "px" if mpp is None else "µm"
-    x, y = mpp or (1.0, 1.0)
-    channels = (("Red", (255, 0, 0)), ("Green", (0, 255, 0)), ("Blue", (0, 0, 255)))
-    metadata: dict[str, Any] = {
-        "name": name,
-        "width": width,
-        "height": height,
-        "sizeZ": 1,
-        "sizeT": 1,
-        "channelType": "DEFAULT",
-        "isRGB": True,
-        "pixelType": "UINT8",
-        "levels": [{"downsample": float(d), "width": int(width / d), "height": int(height / d)} for d in downsamples],
-        "channels": [{"name": channel, "color": argb(color)} for channel, color in channels],
-        "pixelCalibration": {
-            "pixelWidth": {"value": float(x), "unit": unit},
-            "pixelHeight": {"value": float(y), "unit": unit},
-            "zSpacing": {"value": 1.0, "unit": "z-slice"},
-            "timeUnit": "SECONDS",
-            "timepoints": [],
-        },
-    }
-    if magnification is not None:
-        metadata["magnification"] = float(magnification)
-    metadata["preferredTileWidth"], metadata["preferredTileHeight"] = tile_px
-    return {
-        "builderType": "uri",
-        "providerClassName": "qupath.lib.images.servers.openslide.OpenslideServerBuilder",
-        "uri": uri,
-        "args": [],
-        "metadata": metadata,
-    }

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from qp2train.core.annotation import Plane
-from qp2train.core.geometry import areal, clean
+from qp2train.core.geometry import areal, clean, is_tangled
 from qp2train.errors import QuPathFormatError
 from qp2train.qupath.javanodes import JArray, JObject, Node
-from qp2train.qupath.javatypes import as_object, describe, elements, numbers
+from qp2train.qupath.javatypes import describe, elements, numbers
 from qp2train.qupath.wkb import read_wkb
 
 PACKAGE = "qupath.lib.roi."
@@ -38,10 +38,27 @@ class Shape(NamedTuple):
     repaired: bool = False
 
 
-def plane_of(roi: JObject) -> Plane:
-    """The channel, z-slice and time point of a ROI."""
+class Planes:
+    """ROIs → planes; what a polygon's 12 bytes say is read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, bytes], Plane] = {}
+
+    def read(self, roi: JObject) -> Plane:
+        """The channel, z-slice and time point of a ROI; what an old file leaves out is 0, as in Java."""
+        packed = roi.values[0] if roi.values else None
+        if not isinstance(packed, bytes) or len(packed) != 12:
+            return _plane_of(roi)
+        key = (id(roi.desc), packed)
+        plane = self._known.get(key)
+        if plane is None:
+            plane = self._known[key] = _plane_of(roi)
+        return plane
+
+
+def _plane_of(roi: JObject) -> Plane:
     slots = roi.desc.slots
-    c, z, t = (int(roi.number(key)) if key in slots else 0 for key in "czt")
+    c, z, t = (roi.integer(key) if key in slots else 0 for key in "czt")
     return _DEFAULT_PLANE if (c, z, t) == (-1, 0, 0) else Plane(c, z, t)
 
 
@@ -55,30 +72,28 @@ def shapes(rois: Sequence[JObject | None]) -> list[Shape]:
         QuPathFormatError: A ROI of an unknown or unreadable kind.
     """
     result = [Shape(shapely.Polygon())] * len(rois)
-    where = []
+    where: list[int] = []
+    vertices: list[tuple[bytes, bytes]] = []
     for i, roi in enumerate(rois):
         if roi is None:
             continue
         if roi.desc.name == _POLYGON:
             where.append(i)
+            vertices.append(_vertices(roi))
         else:
             result[i] = _single(roi)
-    for i, shape in zip(where, _polygons([_vertices(as_object(rois[i])) for i in where]), strict=True):
+    for i, shape in zip(where, _polygons(vertices), strict=True):
         result[i] = shape
     return result
 
 
 def _vertices(roi: JObject) -> tuple[bytes, bytes]:
     x, y = roi.ref("x"), roi.ref("y")
-    if (
-        not (isinstance(x, JArray) and isinstance(y, JArray) and isinstance(x.items, bytes))
-        or x.desc.name != "[F"
-        or y.desc.name != "[F"
-        or len(x.items) != len(y.items)
-        or not isinstance(y.items, bytes)
-    ):
-        raise QuPathFormatError(f"{roi.desc.name}: x and y are not equally long lists of float")
-    return x.items, y.items
+    if isinstance(x, JArray) and isinstance(y, JArray) and x.desc.name == "[F" == y.desc.name:
+        xs, ys = x.items, y.items
+        if isinstance(xs, bytes) and isinstance(ys, bytes) and len(xs) == len(ys):
+            return xs, ys
+    raise QuPathFormatError(f"{roi.desc.name}: x and y are not equally long lists of float")
 
 
 def _points(roi: JObject) -> NDArray[np.float64]:
@@ -101,9 +116,13 @@ def _polygons(vertices: list[tuple[bytes, bytes]]) -> list[Shape]:
     geometries = np.full(len(vertices), shapely.Polygon(), dtype=object)
     geometries[drawable] = shapely.polygons(shapely.linearrings(xy[keep], indices=ring_of[owner[keep]]))
     valid = shapely.is_valid(geometries) & drawable
-    return [
-        Shape(g) if ok else Shape(clean(g), repaired=True) for g, ok in zip(geometries, valid.tolist(), strict=True)
-    ]
+    result = [Shape(g) for g in geometries]
+    repairs: dict[tuple[bytes, bytes], Shape] = {}  # objects may share an outline that takes long to repair
+    for i in np.flatnonzero(~valid).tolist():
+        if vertices[i] not in repairs:
+            repairs[vertices[i]] = Shape(clean(geometries[i]), repaired=True)
+        result[i] = repairs[vertices[i]]
+    return result
 
 
 def _area(geometry: BaseGeometry) -> Shape:
@@ -126,10 +145,14 @@ def _single(roi: JObject) -> Shape:
         return Shape(ellipse(x, y, x2, y2), ellipse=True)
     if kind == "PolylineROI":
         points = _points(roi)
+        if not np.isfinite(points).all():
+            return Shape(shapely.LineString(), repaired=True)
         return Shape(shapely.LineString(points if len(points) != 1 else points.repeat(2, axis=0)))
     if kind == "PointsROI":
         points = _points(roi)
-        return Shape(shapely.Point(points[0]) if len(points) == 1 else shapely.MultiPoint(points))
+        finite = points[np.isfinite(points).all(axis=1)]
+        repaired = len(finite) < len(points)
+        return Shape(shapely.Point(finite[0]) if len(finite) == 1 else shapely.MultiPoint(finite), repaired=repaired)
     if name == _WKB:
         return _from_wkb(numbers(roi.ref("wkb")).tobytes())
     if kind == "AreaROI":
@@ -150,12 +173,15 @@ def _ring(x: Node, y: Node) -> NDArray[np.float64]:
 def _from_rings(rings: list[NDArray[np.float64]]) -> Shape:
     """AWT areas: the even-odd rule decides which rings are holes."""
     closed = [shapely.Polygon(r) for r in rings if len(r) >= 3 and np.isfinite(r).all()]
-    result: BaseGeometry = shapely.Polygon()
-    crossing = len(closed) < len(rings)
-    for ring in closed:
-        crossing |= not ring.is_valid
-        result = areal(shapely.symmetric_difference(result, clean(ring)))
-    return Shape(result, repaired=crossing)
+    if is_tangled(shapely.MultiPolygon(closed)):
+        return Shape(shapely.Polygon(), repaired=True)
+    parts = np.array([clean(ring) for ring in closed] or [shapely.Polygon()], dtype=object)
+    repaired = len(closed) < len(rings) or not all(ring.is_valid for ring in closed)
+    while len(parts) > 1:  # in pairs: one after the other would take time by the square of their number
+        odd = parts[len(parts) & ~1 :]
+        pairs = shapely.symmetric_difference(parts[: len(parts) & ~1 : 2], parts[1::2])
+        parts = np.array([*map(areal, pairs), *odd], dtype=object)
+    return Shape(parts[0], repaired=repaired)
 
 
 def _from_wkb(raw: bytes) -> Shape:

@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,12 +67,14 @@ def check_unchanged(path: Path, expected: Stamp) -> None:
         )
 
 
-def save(path: Path, data: bytes, *, expected: Stamp | None = None, backup: str | None = None) -> None:
+def save(
+    path: Path, data: bytes | Iterable[bytes], *, expected: Stamp | None = None, backup: str | None = None
+) -> None:
     """Replace `path` by `data`, whole or not at all.
 
     Args:
         path: The file; its folder must exist.
-        data: The new content.
+        data: The new content, whole or in pieces; what their making raises leaves the old file as it was.
         expected: The state the file must still have.
         backup: A suffix: the old file is first copied to that name.
 
@@ -166,9 +168,9 @@ def _drop_unsigned(mark: Path) -> None:
             mark.unlink(missing_ok=True)
 
 
-def _write_through(path: Path, data: bytes) -> None:
+def _write_through(path: Path, data: bytes | Iterable[bytes]) -> None:
     with path.open("wb") as file:
-        file.write(data)
+        file.writelines([data] if isinstance(data, bytes) else data)
         file.flush()
         os.fsync(file.fileno())
 

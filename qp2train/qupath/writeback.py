@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qp2train.core.annotation import Annotation
 from qp2train.errors import LabelError, ProjectError
-from qp2train.qupath.javanodes import JObject
-from qp2train.qupath.pathobject import Classes, PathObject, Rgb, read_object, set_children, walk
-from qp2train.qupath.qpbuild import Builder
-from qp2train.qupath.qpdata import FINGERPRINT_KEY, SOURCE_KEY, QpData, fingerprint, is_edited, made_up_id
+from qp2train.qupath.hierarchy import Hierarchy, hierarchy_of
+from qp2train.qupath.pathobject import PathObject, Rgb
+from qp2train.qupath.qpbuild import CHILDREN_AT, Builder
+from qp2train.qupath.qpdata import FINGERPRINT_KEY, SOURCE_KEY, QpData, fingerprint, is_edited
 from qp2train.qupath.writereport import Form, Mode, WriteReport, changes
 
 log = logging.getLogger(__name__)
@@ -33,27 +33,8 @@ class Removal:
     moved_up: int = 0
 
 
-def object_ids(header: str, objects: Iterable[PathObject]) -> list[str]:
-    """The id of every object of a file, those without one getting what `read_annotations` gives them."""
-    return [obj.id or made_up_id(header, i) for i, obj in enumerate(objects)]
-
-
-def class_colors(data: QpData) -> dict[str, Rgb]:
-    """Class name → (r, g, b) of the classes that the file's objects have."""
-    classes = Classes()
-    for obj in walk(data.root):
-        classes.name(obj.path_class)
-    colors = {name: classes.color(node) for name, node in classes.nodes.items()}
-    return {name: color for name, color in colors.items() if color is not None}
-
-
-def holds_written_objects(data: QpData) -> bool:
-    """Whether any object in the file was written by qp2train."""
-    return any(SOURCE_KEY in obj.metadata for obj in walk(data.root))
-
-
 def write_objects(
-    data: QpData,
+    data: QpData | Hierarchy,
     annotations: Sequence[Annotation],
     *,
     source: str | None,
@@ -76,19 +57,16 @@ def write_objects(
         LabelError: A class name that QuPath cannot hold.
         QuPathFormatError: A geometry or kind that QuPath has no form for.
     """
-    removal = remove_objects(data, source) if source and mode != "add" else Removal()
-    objects = {obj.id or made_up_id(data.header, i): obj for i, obj in enumerate(walk(data.root))}
-    root = next(iter(objects.values()))
-    classes = Classes()
-    for obj in objects.values():
-        classes.name(obj.path_class)
     for name in {a.class_name for a in annotations if a.class_name is not None}:
         check_class_name(name)
-    builder = Builder(data.classes, classes=classes.nodes, colors=colors)
+    tree = hierarchy_of(data)
+    removal = remove_objects(tree, source) if source and mode != "add" else Removal()
+    objects = dict(tree.with_ids())
+    builder = Builder(tree.data.classes, classes=tree.classes.nodes, colors=colors)
     corrected = {written: object_id for object_id, written in removal.edited.items()}
     stands_for: dict[str, str] = {}  # new id → the corrected object that is kept in its place
-    new: dict[str, JObject] = {}
-    children: dict[str | None, list[JObject]] = {}
+    new: dict[str, PathObject] = {}
+    children: dict[str | None, list[PathObject]] = {}
     forms: list[Form] = []
     for annotation in annotations:
         roi = builder.roi(annotation)
@@ -102,12 +80,22 @@ def write_objects(
             raise ProjectError(f"annotation {annotation.id} lies under {parent}, which is not there: use parent=None")
         provenance = {SOURCE_KEY: source, FINGERPRINT_KEY: written} if source else {}
         metadata = {**annotation.metadata, **provenance}
-        node = new[annotation.id] = builder.path_object(annotation, roi, metadata)
-        children.setdefault(parent, []).append(node)
+        obj = new[annotation.id] = PathObject(
+            builder.path_object(annotation, roi, metadata),
+            kind=annotation.kind,
+            name=annotation.name,
+            color=annotation.color,
+            metadata=metadata,
+            id=annotation.id,
+            measurements=None,
+            children=[],
+            children_at=CHILDREN_AT,
+        )
+        children.setdefault(parent, []).append(obj)
         forms.append((annotation.class_name, written))
     for parent, added in children.items():
-        above = root if parent is None else objects.get(parent) or read_object(new[parent])
-        set_children(above, above.children + added)
+        above = tree.root if parent is None else objects.get(parent) or new[parent]
+        tree.set_below(above, [*tree.below(above), *added])
     return WriteReport(
         entry="",
         source=source or "",
@@ -120,40 +108,38 @@ def write_objects(
     )
 
 
-def remove_objects(data: QpData, source: str, *, edited: bool = False) -> Removal:
+def remove_objects(data: QpData | Hierarchy, source: str, *, edited: bool = False) -> Removal:
     """Change `data` in place: take out the objects of `source` that no human has edited since (or all, if `edited`).
 
     What lies under a removed object and is not removed itself moves up to where that object was.
     """
-    objects = list(walk(data.root))
-    by_node = {id(obj.node): obj for obj in objects}
-    classes = Classes()
+    tree = hierarchy_of(data)
+    objects = list(tree.with_ids())
     result = Removal()
     gone: set[int] = set()
-    for i, obj in enumerate(objects):
+    for object_id, obj in objects:
         if obj.kind is None or obj.metadata.get(SOURCE_KEY) != source:
             continue
-        object_id = obj.id or made_up_id(data.header, i)
         written = obj.metadata.get(FINGERPRINT_KEY, "")
-        if edited or not is_edited(obj, classes):
+        if edited or not is_edited(obj, tree.classes):
             gone.add(id(obj.node))
             result.removed.append(object_id)
-            result.forms.append((classes.name(obj.path_class), written))
+            result.forms.append((tree.classes.name(obj.path_class), written))
         else:
             result.edited[object_id] = written
             log.info("object %s of %s was edited by hand: kept", object_id, source)
-    for obj in reversed(objects) if gone else ():  # children first, so that what moves up is complete
-        if not any(id(child) in gone for child in obj.children):
+    for _, obj in reversed(objects) if gone else ():  # children first, so that what moves up is complete
+        if not any(id(child.node) in gone for child in tree.below(obj)):
             continue
-        kept: list[JObject] = []
-        for child in obj.children:
-            if id(child) not in gone:
+        kept: list[PathObject] = []
+        for child in tree.below(obj):
+            if id(child.node) not in gone:
                 kept.append(child)
                 continue
-            heirs = by_node[id(child)].children
+            heirs = tree.below(child)
             kept += heirs
             result.moved_up += 0 if id(obj.node) in gone else len(heirs)
-        set_children(obj, kept)
+        tree.set_below(obj, kept)
     return result
 
 

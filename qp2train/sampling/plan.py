@@ -17,7 +17,7 @@ from qp2train.core.annotation import Annotation
 from qp2train.core.geometry import Box
 from qp2train.core.labels import BACKGROUND, IGNORE, LabelMap
 from qp2train.core.patches import COLUMNS, PatchTable, SlideRef
-from qp2train.errors import LabelError, NoAnnotationError, Qp2trainError, SlideError
+from qp2train.errors import LabelError, NoAnnotationError, ProjectError, Qp2trainError, SlideError
 from qp2train.sampling.entry import Entry
 from qp2train.sampling.mask import Painter
 
@@ -78,7 +78,8 @@ def sample_patches(
     Raises:
         NoAnnotationError: No image has an annotation of any class.
         LabelError: A class that no annotation has, or of which no point is left unpainted.
-        SlideError: Slides that are missing, unreadable or uncalibrated; all of them are named.
+        SlideError, ProjectError: Slides that are missing, unreadable or uncalibrated, or of a kind that only QuPath
+            can show; all of them are named.
     """
     if size < 1 or not 0 < mpp < math.inf or not 0 <= overlap < 1 or not 0 <= min_annotated <= 1 or seed < 0:
         raise Qp2trainError(
@@ -264,7 +265,7 @@ def _annotated_slides(
     """Open every annotated image once. All troubles are reported together, before any long work."""
     images = list(entries)
     slides: list[SlideRef] = []
-    problems: list[tuple[str, SlideError]] = []
+    problems: list[tuple[str, SlideError | ProjectError]] = []
     everything: list[Annotation] = []
     for done, entry in enumerate(images, start=1):
         # A model must not learn from what a model predicted.
@@ -273,7 +274,7 @@ def _annotated_slides(
         if any(labels.value_of(a.class_name) is not None for a in drawn):
             try:
                 slides.append(_reference(entry, drawn))
-            except SlideError as error:
+            except (SlideError, ProjectError) as error:  # the latter: QuPath computes its pixels
                 problems.append((entry.name, error))
         if progress is not None:
             progress(entry.name, done, len(images))
@@ -302,6 +303,7 @@ def _reference(entry: Entry, drawn: tuple[Annotation, ...]) -> SlideRef:
     slide = entry.slide()
     try:
         slide.read(Box(0, 0, 1, 1), (1, 1))  # a slide can open well and fail at its first pixel
-        return SlideRef(entry.id, entry.name, slide.path, slide.mpp, slide.size, dict(entry.metadata), drawn)
+        metadata = dict(entry.metadata)
+        return SlideRef(entry.id, entry.name, slide.path, slide.mpp, slide.size, metadata, drawn, slide.view)
     finally:
         slide.close()

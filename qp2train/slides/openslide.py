@@ -3,34 +3,62 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import openslide
 from PIL import Image
 
+from qp2train.core.view import View
 from qp2train.errors import SlideError, SlideNotFoundError, UnreadableSlideError
+from qp2train.slides.derived import seen_as
 from qp2train.slides.slide import RGB, ArraySlide, PyramidSlide
 
 WHITE = (255, 255, 255)
 PLAIN_FORMATS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+IMAGE_DESCRIPTION = 270  # TIFF's number of it
 # A plain image is held in memory whole: half a GB. PIL refuses twice its MAX_IMAGE_PIXELS.
 MAX_PLAIN_PIXELS = 178_956_970
 
 
-def open_slide(path: str | os.PathLike[str], *, mpp: float | None = None) -> PyramidSlide:
+# (width, height) and (x, y, width, height) of what is not empty → the view
+Shown = Callable[[tuple[int, int], tuple[int, int, int, int] | None], View]
+
+
+def open_slide(path: str | os.PathLike[str], *, mpp: float | None = None, view: str | None = None) -> PyramidSlide:
     """Open a slide, or a plain PNG, JPEG or TIFF image.
+
+    Some files (MIRAX, Leica, Ventana …) say which part of them is not empty. QuPath shows that part only, and counts
+    pixels from its corner; so do we, lest a GeoJSON file that QuPath wrote lie beside the tissue. `view=""` opens
+    such a file whole.
 
     Args:
         path: The image file.
         mpp: µm per full-resolution pixel; overrides what the file says.
+        view: The `view` of an opened slide, to open it again; "" = the whole file.
 
     Raises:
         SlideNotFoundError: There is no such file.
         UnreadableSlideError: No reader understands the file, or it is damaged.
+        SlideError: `mpp` or `view` is nonsense.
     """
+    if view is None:
+        return open_image(path, mpp=mpp, as_shown=lambda size, bounds: View(*(bounds or (0, 0, *size))))
+    parsed = View.parse(view) if view else None
+    return open_image(path, mpp=mpp, as_shown=lambda size, _: parsed or View(0, 0, *size))
+
+
+def open_image(path: str | os.PathLike[str], *, mpp: float | None, as_shown: Shown) -> PyramidSlide:
+    """As `open_slide`; `as_shown` decides on the view once the file's size, and what of it is not empty, are known."""
+    slide = _whole(path, mpp=mpp)
+    bounds = slide.bounds if isinstance(slide, OpenSlideSlide) else None
+    return seen_as(slide, as_shown(slide.size, bounds))
+
+
+def _whole(path: str | os.PathLike[str], *, mpp: float | None) -> PyramidSlide:
     file = Path(path)
     if not file.is_file():
         raise SlideNotFoundError(f"there is no slide at {file}")
@@ -63,6 +91,11 @@ class OpenSlideSlide(PyramidSlide):
         return dict(self._handle.properties)
 
     @property
+    def bounds(self) -> tuple[int, int, int, int] | None:
+        """(x, y, width, height) of what is not empty, where the file says so."""
+        return stored_bounds(self._handle.properties)
+
+    @property
     def associated_images(self) -> Mapping[str, RGB]:
         return {name: _on_white(image) for name, image in self._handle.associated_images.items()}
 
@@ -89,6 +122,20 @@ class OpenSlideSlide(PyramidSlide):
         return _on_white(region)
 
 
+def stored_bounds(properties: Mapping[str, str]) -> tuple[int, int, int, int] | None:
+    """(x, y, width, height) of the part that is not empty; None unless all four are given, as in QuPath.
+
+    Source: qupath.lib.images.servers.openslide.OpenslideImageServer.
+    """
+    try:
+        x, y = int(properties[openslide.PROPERTY_NAME_BOUNDS_X]), int(properties[openslide.PROPERTY_NAME_BOUNDS_Y])
+        width = int(properties[openslide.PROPERTY_NAME_BOUNDS_WIDTH])
+        height = int(properties[openslide.PROPERTY_NAME_BOUNDS_HEIGHT])
+    except (KeyError, ValueError):
+        return None
+    return (x, y, width, height) if min(width, height) > 0 else None
+
+
 def _reopen(path: str, mpp: float | None) -> OpenSlideSlide:
     return OpenSlideSlide(Path(path), mpp=mpp)
 
@@ -110,11 +157,27 @@ def _on_white(image: Image.Image) -> RGB:
     return np.array(paper)
 
 
+def _check_plain(image: Image.Image, file: Path) -> None:
+    """Refuse what would be shown, but wrongly: PIL cuts more than 8 bits off, and shows the first image of a stack."""
+    if image.mode[0] in "IF":
+        raise UnreadableSlideError(
+            f"{file} has more than 8 bits per pixel (fluorescence?); qp2train reads 8-bit RGB and grey images"
+        )
+    said = str(getattr(image, "tag_v2", {}).get(IMAGE_DESCRIPTION, ""))
+    stack = re.match(r"ImageJ=.*?^images=(\d+)", said, re.DOTALL | re.MULTILINE)
+    if stack and int(stack[1]) > 1:
+        raise UnreadableSlideError(
+            f"{file} is an ImageJ stack of {stack[1][:9]} images (channels, slices or times); qp2train reads flat RGB "
+            "and grey images"
+        )
+
+
 def _plain_image(file: Path, *, mpp: float | None) -> ArraySlide:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL's, of large images and of odd metadata
             with Image.open(file) as image:
+                _check_plain(image, file)
                 pixels = _on_white(image if image.mode == "RGBA" else image.convert("RGB"))
     except Image.DecompressionBombError as error:
         raise UnreadableSlideError(

@@ -26,6 +26,10 @@ class Slide(Protocol):
     path: str
 
     @property
+    def view(self) -> str:
+        """What of the file at `path` this slide shows, "" = all of it: `open_slide(path, view=view)` opens it again."""
+
+    @property
     def size(self) -> tuple[int, int]:
         """(width, height) in full-resolution pixels."""
 
@@ -72,8 +76,17 @@ class PyramidSlide:
         self._mpp = mpp
 
     @property
+    def view(self) -> str:
+        return ""
+
+    @property
     def size(self) -> tuple[int, int]:
         return self._level_sizes()[0]
+
+    @property
+    def level_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(width, height) of each stored level, in its own pixels."""
+        return self._level_sizes()
 
     @property
     def downsamples(self) -> tuple[float, ...]:

@@ -41,6 +41,17 @@ def test_counts_by_class_and_split():
     assert patients().counts().loc["Tumor", "all"] == 30
 
 
+def test_as_a_table_for_qupath_and_spreadsheets(tmp_path):
+    table = table_of({"a": 2})
+    written = pd.read_csv(table.to_csv(tmp_path / "new" / "patches.csv"))
+    assert list(written.columns) == ["entry", "image", "x", "y", "size", "label", "split", "weight", "annotated"]
+    assert written[["entry", "x", "y", "size", "label"]].to_numpy().tolist() == [
+        ["a", 0, 0, 128, "Tumor"],
+        ["a", 8, 0, 128, "Tumor"],
+    ]
+    assert written["image"][0] == table.slides["a"].name
+
+
 class TestSplit:
     def test_by_patient_no_patient_straddles_and_every_patch_comes_once(self):
         parts = patients().split(by="patient", fractions=(0.5, 0.25, 0.25))

@@ -233,7 +233,7 @@ def test_repairs_are_reported(read: Any, caplog: pytest.LogCaptureFixture) -> No
         ("", "not JSON"),
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
-        ("7", "feature 0: a int, not an object"),
+        ("7", "feature 0 expected, found b'7'"),
         ({"type": "Topology"}, "type 'Topology' is neither"),
         (feature({"type": "Circle", "coordinates": [1]}), "geometry not understood: type 'Circle'"),
         (feature({"type": "Polygon", "coordinates": 7}), "geometry not understood"),

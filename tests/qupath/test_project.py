@@ -86,7 +86,7 @@ def test_entries_by_id_or_unique_name(project: Project, tmp_path: Path) -> None:
     assert project["1"] is project["a b.svs"] is next(iter(project))
     with pytest.raises(ProjectError, match=r"no image 'x' in made; known: 1 \(a b.svs\)"):
         project["x"]
-    project.add_image(tmp_path / "a b.svs", width=1, height=1)
+    project.add_image(tmp_path / "other" / "a b.svs", width=1, height=1)
     with pytest.raises(ProjectError, match=r"2 images are named 'a b.svs': use an id, \['1', '2'\]"):
         project["a b.svs"]
     with pytest.raises(ProjectError, match="is not of this project"):
@@ -111,16 +111,16 @@ def test_image_roots_find_moved_slides(project: Project, tmp_path: Path) -> None
     assert (entry.path, entry.resolved_how) == (slide, f"image_roots: {tmp_path / 'root'}")
 
 
-def test_derived_images_are_read_but_their_pixels_refused(project: Project) -> None:
+def test_computed_images_are_read_but_their_pixels_refused(project: Project) -> None:
     data = json.loads(project.file.read_bytes())
     inner = data["images"][0]["serverBuilder"]
-    outer = {"builderType": "rotated", "builder": inner, "rotation": "ROTATE_90", "metadata": inner["metadata"]}
+    outer = {"builderType": "channels", "builder": inner, "channels": [inner], "metadata": inner["metadata"]}
     data["images"][0]["serverBuilder"] = outer
     project.file.write_text(json.dumps(data))
     entry = Project(project.path)["1"]
     assert entry.uri == inner["uri"]
     assert [a.name for a in entry.annotations()] == ["A1"]
-    with pytest.raises(ProjectError, match=r"a b\.svs is a 'rotated' image"):
+    with pytest.raises(ProjectError, match=r"a b\.svs is a 'channels' image"):
         entry.slide()
 
 

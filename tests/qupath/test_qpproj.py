@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from qp2train.errors import NotAProjectError, ProjectError, QuPathFormatError
+from qp2train.qupath.newimage import image_builder
 from qp2train.qupath.pathobject import argb, rgb
 from qp2train.qupath.qpproj import (
     default_color,
@@ -15,6 +17,7 @@ from qp2train.qupath.qpproj import (
     read_project,
     save_classes,
     save_project,
+    save_summary,
     to_json,
 )
 
@@ -116,6 +119,22 @@ def test_classes_without_colour_or_file(tmp_path: Path) -> None:
     assert not file.exists()
 
 
+def test_the_summary_of_a_tissue_microarray(tmp_path: Path) -> None:
+    """QuPath has a place for nTMACores and never fills it (0.2 to 0.7): the cores are counted as objects."""
+    (tmp_path / "data.qpdata").touch()
+    objects = [SimpleNamespace(kind=kind, path_class=None) for kind in (None, "tma_core", "tma_core", "cell", "tile")]
+    server = {"width": 5, "height": 4, "sizeZ": 3, "sizeT": 2, "channels": [{}]}
+    save_summary(tmp_path, objects, image_type="OTHER", server=server)  # type: ignore[arg-type]
+    summary = read_json(tmp_path / "summary.json")
+    assert summary["server"] == {"width": 5, "height": 4, "sizeC": 1, "sizeZ": 3, "sizeT": 2}
+    assert summary["hierarchy"] == {
+        "nObjects": 5,
+        "objectTypeCounts": {"Root objects": 1, "TMA cores": 2, "Cells": 1, "Tiles": 1},
+        "annotationClassificationCounts": {},
+        "detectionClassificationCounts": {"Unclassified": 2},
+    }
+
+
 def test_damaged_classes_are_named(tmp_path: Path) -> None:
     (tmp_path / "classifiers").mkdir()
     (tmp_path / "classifiers" / "classes.json").write_text('{"pathClasses":{}}')
@@ -124,9 +143,7 @@ def test_damaged_classes_are_named(tmp_path: Path) -> None:
 
 
 def test_levels_begin_with_full_resolution() -> None:
-    from qp2train.qupath.qpproj import openslide_builder
-
     with pytest.raises(ProjectError, match=r"the first level must be 1\.0"):
-        openslide_builder(
+        image_builder(
             "file:///a", name="a", width=1, height=1, downsamples=[2], mpp=None, magnification=None, tile_px=(1, 1)
         )

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tifffile
 from fakes import write_png, write_pyramid
 from PIL import Image
 
@@ -126,3 +127,18 @@ def test_a_plain_image_that_is_too_large_says_what_to_do(tmp_path):
     Image.new("1", (14000, 14000)).save(tmp_path / "huge.png")
     with pytest.raises(UnreadableSlideError, match="pyramidal TIFF"):
         open_slide(tmp_path / "huge.png")
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float32, np.int32])
+def test_more_than_eight_bits_are_not_cut_off(tmp_path, kind):
+    Image.fromarray(np.full((4, 4), 999, kind)).save(tmp_path / "deep.tif")
+    with pytest.raises(UnreadableSlideError, match=r"deep\.tif has more than 8 bits"):
+        open_slide(tmp_path / "deep.tif")
+
+
+def test_of_a_stack_the_first_image_is_not_taken_for_all(tmp_path):
+    tifffile.imwrite(tmp_path / "stack.tif", np.zeros((3, 8, 8), np.uint8), imagej=True, metadata={"axes": "CYX"})
+    with pytest.raises(UnreadableSlideError, match=r"stack\.tif is an ImageJ stack of 3 images"):
+        open_slide(tmp_path / "stack.tif")
+    tifffile.imwrite(tmp_path / "one.tif", np.zeros((8, 8, 3), np.uint8), imagej=True)
+    assert open_slide(tmp_path / "one.tif").size == (8, 8)
