@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,7 +35,8 @@ import shapely
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))  # the mutator is the tests'
 
-from qupath.mutate import mutated_geojson, mutated_qpdata  # noqa: E402
+from qupath.mutate_geojson import mutated_geojson  # noqa: E402
+from qupath.mutate_qpdata import mutated_qpdata  # noqa: E402
 from qupath.test_qpdata import ZOO  # noqa: E402
 from qupath.worked_example import TRIANGLE  # noqa: E402
 
@@ -117,6 +119,7 @@ CHECKS: dict[str, Callable[[bytes, Path], None]] = {"qpdata": check_qpdata, "geo
 def work(kind: str, start: int, stop: int, asked: argparse.Namespace) -> None:
     """Try inputs start..stop; one JSON line per input that failed, one at the end with the sums."""
     logging.disable(logging.CRITICAL)
+    warnings.simplefilter("error")  # numpy's and GEOS's doubts are ours to settle, not the user's to read
     known = seeds(kind, asked.data)
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MAX_BYTES, size + MAX_BYTES))

@@ -25,6 +25,7 @@ _HOME = {
     "compare": "qp2train.infer.evaluate",
     "evaluate": "qp2train.infer.evaluate",
     "fit": "qp2train.learn.fit",
+    "iter_geojson": "qp2train.qupath.geojson",
     "load_model": "qp2train.learn.models",
     "open_slide": "qp2train.slides",
     "paint": "qp2train.sampling.mask",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections import Counter
@@ -40,6 +41,7 @@ RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")
 RunArgument = Annotated[Path, typer.Argument(help="The run folder, or a model folder.")]
 Roots = Annotated[list[Path] | None, typer.Option("--image-root", help="Where moved slides are looked for.")]
 Objects = Literal["annotation", "detection", "tile"]
+Backend = Literal["java-free", "paquo"]
 Place = Literal["root", "enclosing"]
 How = Literal["replace", "add", "dry-run"]
 Map = Annotated[list[str] | None, typer.Option("--map", help="OLD=NEW: where a folder or slide was, and is.")]
@@ -57,27 +59,39 @@ def _setup(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say mo
 
 
 @app.command(epilog="Example: [bold]qp2train info liver/project.qpproj --image-root /mnt/slides[/]")
-def info(project: ProjectArgument, image_root: Roots = None) -> None:
-    """List a project's images: size, µm per pixel, metadata, annotations, and where each slide was found."""
+def info(
+    project: ProjectArgument,
+    image_root: Roots = None,
+    map_: Map = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if there is a problem.")] = False,
+    open_slides: Annotated[bool, typer.Option("--open/--no-open", help="Open each slide to see if it can be.")] = True,
+    backend: Annotated[Backend, typer.Option(help="What reads the annotations; paquo = an installed QuPath.")] = (
+        "java-free"
+    ),
+) -> None:
+    """The check-up to run first: slides found and missing, classes and areas, what is wrong, what would be learnt."""
+    from qp2train.infotext import render
+    from qp2train.qupath.checkup import check
     from qp2train.qupath.open import open_project
     from qp2train.qupath.project import Project
 
-    opened = open_project(project, image_roots=image_root or [])
-    table = Table(title=escape(f"{opened.name}: {len(opened)} images"), caption_justify="left")
-    for column in ("id", "name", "size, px", "µm/px", "metadata", "annotations", "slide"):
-        table.add_column(column, overflow="fold")
-    for entry in opened:
-        counts = Counter(
-            (a.class_name or "unclassified") if a.source is None else f"by {a.source}" for a in entry.annotations()
-        )
-        drawn = "\n".join(f"{n} × {name}" for name, n in sorted(counts.items())) or "–"
-        about = "\n".join(f"{k}: {v}" for k, v in entry.metadata.items()) or "–"
-        size, mpp, found = _slide_facts(entry)
-        table.add_row(*map(escape, (entry.id, entry.name)), size, mpp, *map(escape, (about, drawn)), found)
-    console.print(table)
-    if isinstance(opened, Project):
-        classes = "  ".join(f"[rgb({r},{g},{b})]■[/] {escape(name)}" for name, (r, g, b) in opened.classes.items())
-        console.print(f"QuPath {opened.version or '?'} · classes: {classes or 'none'}")
+    opened = open_project(project, image_roots=image_root or [], uri_map=_pairs(map_), backend=backend)
+    found = ""
+    if backend == "paquo":
+        from qp2train.qupath.bridge import describe
+
+        found = f"read by {describe()}"
+    logging.getLogger("qp2train.qupath").setLevel(logging.ERROR)  # what they say is among the findings
+    with _progress("images") as update:
+        result = check(opened, open_slides=open_slides, progress=update)
+    if as_json:
+        said = {**result.to_dict(), "backend": found or backend}
+        sys.stdout.write(json.dumps(said, indent=2, ensure_ascii=False) + "\n")
+    else:
+        console.print(render(result, colors=opened.classes if isinstance(opened, Project) else {}, backend=found))
+    if strict and any(finding.severity == "problem" for finding in result.findings):
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: [bold]qp2train sample recipe.yaml --out patches.parquet --preview patches.png[/]")
@@ -251,11 +265,7 @@ def relink(
     """Find slides that have moved, and write where they are into the project, as QuPath's "Update URIs" does."""
     from qp2train.qupath.project import Project
 
-    pairs = [text.partition("=") for text in map_ or []]
-    wrong = [old for old, _, new in pairs if not (old and new)]
-    if wrong:
-        raise typer.BadParameter(f"{wrong[0]!r}: write OLD=NEW", param_hint="--map")
-    opened = Project(project, image_roots=image_root or [], uri_map={old: new for old, _, new in pairs})
+    opened = Project(project, image_roots=image_root or [], uri_map=_pairs(map_))
     changed = opened.relink(dry_run=not write)
     for one in changed:
         _say(f"{one.name}: {one.old}\n  -> {one.new} ({one.how})")
@@ -300,18 +310,13 @@ def main() -> None:
         raise
 
 
-def _slide_facts(entry: ImageEntry | FolderEntry) -> tuple[str, str, str]:
-    """Size, µm per pixel and whereabouts, of the project or else of the file."""
-    if isinstance(entry, FolderEntry):
-        try:
-            with entry.slide() as slide:
-                return "{} × {}".format(*slide.size), f"{slide.mpp:.4g}", escape(str(entry.path))
-        except Qp2trainError as error:
-            return "?", "?", f"[red]{escape(str(error))}[/]"
-    size = f"{entry.width} × {entry.height}" if entry.width else "?"
-    missing = f"[red]not found:[/] {escape(entry.uri)}"
-    found = escape(f"{entry.path}\n({entry.resolved_how})") if entry.path else missing
-    return size, f"{entry.mpp:.4g}" if entry.mpp else "uncalibrated", found
+def _pairs(texts: list[str] | None) -> dict[str, str]:
+    """OLD=NEW → {OLD: NEW}."""
+    pairs = [text.partition("=") for text in texts or []]
+    wrong = ["".join(pair) for pair in pairs if not (pair[0] and pair[2])]
+    if wrong:
+        raise typer.BadParameter(f"{wrong[0]!r}: write OLD=NEW", param_hint="--map")
+    return {old: new for old, _, new in pairs}
 
 
 @contextmanager
@@ -324,7 +329,7 @@ def _progress(unit: str) -> Iterator[Callable[[str, int, int], None]]:
         TextColumn(unit),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
 
         def update(name: str, done: int, total: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,23 @@ def test_moved_slides_are_found_by_a_map_and_written_when_asked(
     assert [entry.path for entry in Project(tmp_path / "p")] == [tmp_path / "new" / n / "1.svs" for n in ("a", "b")]
     assert call(monkeypatch, "relink", str(tmp_path / "p"), "--map", "nowhere") == 2
     assert "OLD=NEW" in capsys.readouterr().err
+
+
+def test_the_check_up_as_json_is_nothing_but_json(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    project = Project.create(tmp_path / "p")
+    project.add_image(tmp_path / "gone.svs", width=10, height=10)
+    shown = CliRunner().invoke(cli.app, ["info", str(tmp_path / "p"), "--json"])
+    data = json.loads(shown.stdout)
+    assert shown.exit_code == 0
+    assert [f["kind"] for f in data["findings"]] == ["slide-missing"]
+    assert data["backend"] == "java-free"
+    assert CliRunner().invoke(cli.app, ["info", str(tmp_path / "p"), "--strict"]).exit_code == 1
+
+
+def test_without_qupath_the_paquo_backend_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "paquo", None)
+    Project.create(tmp_path / "p")
+    assert call(monkeypatch, "info", str(tmp_path / "p"), "--backend", "paquo") == 1
+    assert "PAQUO_QUPATH_DIR" in capsys.readouterr().err

@@ -50,6 +50,7 @@ def areal(geometry: BaseGeometry) -> shapely.Polygon | shapely.MultiPolygon:
     return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
 
 
+@np.errstate(all="ignore")  # coordinates near the limits of a double overflow in GEOS; caught or made empty below
 def clean(geometry: BaseGeometry) -> BaseGeometry:
     """Make an area valid as QuPath does: what the outline runs round, once or twice, is inside.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +45,7 @@ class ImageEntry:
         self.folder = folder
         self._seen: Stamp | None = None
         self._place: Located | None = None
+        self._read_with: Callable[[ImageEntry, Kinds], ReadResult] | None = None
 
     def __repr__(self) -> str:
         return f"ImageEntry({self.id!r}, {self.name!r})"
@@ -193,6 +194,8 @@ class ImageEntry:
         Raises:
             QuPathFormatError: data.qpdata is truncated, damaged or none of QuPath's.
         """
+        if self._read_with is not None:
+            return self._read_with(self, kinds)
         path = self._stored_data()
         data, stamp = read_stamped(path)
         self._seen = stamp if path == self.data_path else Stamp()
@@ -233,6 +236,10 @@ class ImageEntry:
     def is_plain(self) -> bool:
         """Whether the image is its file as it is: nothing cropped, rotated or picked out of it."""
         return self._builder.get("builderType", "uri") == "uri" and not self._builder.get("args")
+
+    def read_with(self, read: Callable[[ImageEntry, Kinds], ReadResult]) -> None:
+        """Let another backend read the objects."""
+        self._read_with = read
 
     def show(self, data: Mapping[str, Any]) -> None:
         """Take over what project.qpproj says of the image now."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def _update(
     path = entry.data_path
     if dry_run:
         with located_errors(path), gc_paused():
-            return replace(change(_hierarchy(entry, read_stamped(path)[0])), entry=entry.name, dry_run=True)
+            return replace(change(hierarchy_in(entry, read_stamped(path)[0])), entry=entry.name, dry_run=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -141,7 +142,7 @@ def _replaced(entry: ImageEntry, change: Callable[[Hierarchy], WriteReport], mer
     if entry._seen is not None and not merge:
         check_unchanged(path, entry._seen)
     old, stamp = read_stamped(path)
-    tree = _hierarchy(entry, old)
+    tree = hierarchy_in(entry, old)
     ours = tree.holds_written_objects()
     report = replace(change(tree), entry=entry.name)
     if _ours_alone(tree):
@@ -153,15 +154,15 @@ def _replaced(entry: ImageEntry, change: Callable[[Hierarchy], WriteReport], mer
     new = tree.data.to_bytes()
     if new == old:
         return report
-    written = _verified(tree, new)
+    _verify(tree, new)
     keep = BACKUP_SUFFIX if not ours or not path.with_name(path.name + BACKUP_SUFFIX).exists() else None
     save(path, new, expected=stamp, backup=keep)
     entry._seen = read_stamped(path)[1]
-    save_summary(entry.folder, written, image_type=image_type_of(written.data), server=entry._server)
+    save_summary(entry.folder, tree, image_type=image_type_of(tree.data), server=entry._server)
     return report
 
 
-def _hierarchy(entry: ImageEntry, data: bytes | None) -> Hierarchy:
+def hierarchy_in(entry: ImageEntry, data: bytes | None) -> Hierarchy:
     """The objects of a file, or of the empty one that we make where there is none."""
     if data is None:
         header = {"dataVersion": 3, "qupathVersion": QUPATH_VERSION, "server": dict(entry._builder)}
@@ -177,12 +178,12 @@ def _ours_alone(tree: Hierarchy) -> bool:
     return marked and not tree.below(tree.root)
 
 
-def _verified(tree: Hierarchy, written: bytes) -> Hierarchy:
-    """Parse what will be written: it must be read back with the same objects in the same order."""
-    again = Hierarchy(load(written))
-    if [object_id for object_id, _ in again.with_ids()] != [object_id for object_id, _ in tree.with_ids()]:
+def _verify(tree: Hierarchy, written: bytes) -> None:
+    """Parse what will be written: it must be read back as the same objects, in the same order, below the same."""
+    found = ((obj.id, len(obj.children)) for obj in walk(load(written).root))
+    expected = ((obj.id, len(tree.below(obj))) for obj in tree)
+    if any(one != other for one, other in zip_longest(found, expected)):
         raise QuPathFormatError("what would be written is not read back as the same objects; nothing was written")
-    return again
 
 
 __all__ = ["DATA_FILE", "IMAGE_TYPES", "clear", "create", "write"]

@@ -48,7 +48,8 @@ def read_geojson(path: str | Path) -> list[Annotation]:
     Raises:
         QuPathFormatError: No GeoJSON, or a feature that cannot be understood; the message says which.
     """
-    return list(iter_geojson(path))
+    with _collector_at_rest():
+        return list(iter_geojson(path))
 
 
 def iter_geojson(path: str | Path, *, piece: int = PIECE) -> Iterator[Annotation]:
@@ -74,7 +75,7 @@ def iter_geojson(path: str | Path, *, piece: int = PIECE) -> Iterator[Annotation
                 yield from found
     except QuPathFormatError as error:
         raise QuPathFormatError(f"{path}: {error}") from error
-    for what, (count, ids) in reader.reports.items():
+    for what, (count, ids) in sorted(reader.reports.items()):
         log.warning("%s: %d object(s) %s: %s", path, count, what, ", ".join(ids) + (", …" * (count > len(ids))))
 
 
@@ -96,7 +97,8 @@ class _Reader:
 
     path: Path
     reports: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
-    _count: int = 0
+    _count: int = 0  # objects so far
+    _parsed_before: int = 0  # features so far that lay in no other
     _shapeless: int = 0
     _digest: str | None = None
     _ids: set[str] = field(default_factory=set)
@@ -104,16 +106,12 @@ class _Reader:
 
     def read(self, texts: list[bytes]) -> list[Annotation]:
         found = self._features(self._parsed(texts))
-        shapes: list[Mapping[str, Any]] = []
-        owners: list[int] = []
-        for i, (item, _, _) in enumerate(found):
-            shape = item.get("geometry")
-            shapes.append(shape if isinstance(shape, dict) else {})
-            owners.append(i)
-        cells = [i for i, (item, _, _) in enumerate(found) if item.get("nucleusGeometry")]
-        for i in cells:
-            shapes.append(found[i][0]["nucleusGeometry"])
-            owners.append(i)
+        self._parsed_before += len(texts)
+        drawn = (item.get("geometry") for item, _, _ in found)
+        shapes: list[Mapping[str, Any]] = [shape if isinstance(shape, dict) else {} for shape in drawn]
+        cells = [i for i, (item, _, _) in enumerate(found) if isinstance(item.get("nucleusGeometry"), dict)]
+        shapes += [found[i][0]["nucleusGeometry"] for i in cells]
+        owners = [*range(len(found)), *cells]
         first = self._count
         try:
             geometries, repairs = read_shapes(shapes)
@@ -122,8 +120,8 @@ class _Reader:
             raise QuPathFormatError(
                 f"feature {first + place} (id {short(found[place][0].get('id'))}): geometry not understood: {error}"
             ) from error
-        for i, what in repairs:
-            self._report(what, found[owners[i]][1])
+        for i, what in sorted({(owners[i], what) for i, what in repairs}):
+            self._report(what, found[i][1])
         nuclei = dict(zip(cells, geometries[len(found) :], strict=True))
         result = []
         for i, (item, object_id, parent) in enumerate(found):
@@ -139,7 +137,7 @@ class _Reader:
         try:
             return list(orjson.loads(b"[" + b",".join(texts) + b"]"))
         except orjson.JSONDecodeError:  # QuPath 0.4 writes NaN, people leave a comma behind: which one is it?
-            return [self._parsed_alone(text, self._count + i) for i, text in enumerate(texts)]
+            return [self._parsed_alone(text, self._parsed_before + i) for i, text in enumerate(texts)]
 
     def _parsed_alone(self, text: bytes, index: int) -> Any:
         try:
@@ -209,12 +207,16 @@ class _Reader:
         properties = item.get("properties")
         if not isinstance(properties, dict):
             properties = {}
+        kind = say.kind(item, report)
+        if item.get("nucleusGeometry") and (kind != "cell" or nucleus is None):
+            report("with a nucleus that is not understood, or no cells")
+        elif nucleus is not None and geometry.is_empty:
+            geometry = nucleus  # as of a cell in QuPath's own files
         if geometry.is_empty:
             report("without a shape")
             self._shapeless += 1
             if self._shapeless > _MAX_SHAPELESS:
                 raise QuPathFormatError(f"more than {_MAX_SHAPELESS} objects without a shape")
-        kind = say.kind(item, report)
         metadata = say.metadata(properties.get("metadata"), report)
         source = metadata.pop(SOURCE_KEY, None)
         metadata.pop(FINGERPRINT_KEY, None)
@@ -235,7 +237,7 @@ class _Reader:
             color=say.color(properties.get("color"), report),
             source=source,
             metadata=metadata,
-            nucleus=nucleus if kind == "cell" else None,
+            nucleus=nucleus if kind == "cell" and nucleus else None,
         )
 
     def _correct(self, annotations: list[Annotation]) -> None:

@@ -15,6 +15,7 @@ from qp2train.core.geometry import clean
 from qp2train.qupath.roi import homogeneous
 
 _MAX_PARTS_DEPTH = 16
+FARTHEST = 1e10  # px; QuPath's images are at most 2^31 wide, and beyond 1e16 the crossings of an outline get lost
 _EMPTY = shapely.Polygon()
 UNCLOSED, CROSSED, MIXED = "closed, their outline was open", "repaired, their area crossed itself", "of mixed shapes"
 
@@ -40,7 +41,7 @@ def read_shapes(items: Sequence[Mapping[str, Any]]) -> Shapes:
     Unclosed rings are closed, areas that cross themselves repaired, z dropped.
 
     Raises:
-        ShapeError: An unknown type, or coordinates that are no finite numbers.
+        ShapeError: An unknown type, or coordinates that are no finite numbers up to 1e10.
     """
     repairs: list[tuple[int, str]] = []
     result = np.full(len(items), _EMPTY, dtype=object)
@@ -97,7 +98,7 @@ def _build(rings: list[list[Any]]) -> tuple[NDArray[np.object_], NDArray[np.bool
         xy = np.array(numbers, dtype=float).reshape(-1, size)[:, :2]
     except OverflowError:
         return None
-    if not np.isfinite(xy).all():
+    if not (np.abs(xy) <= FARTHEST).all():
         return None
     counts = np.fromiter(map(len, rings), np.intp, len(rings))
     ends = np.cumsum(counts)
@@ -164,8 +165,8 @@ def _xy(points: Any) -> NDArray[np.float64]:
         array = np.array(pairs, dtype=float).reshape(-1, 2)
     except OverflowError as error:
         raise ValueError("a coordinate is not finite") from error
-    if not np.isfinite(array).all():
-        raise ValueError("a coordinate is not finite")
+    if not (np.abs(array) <= FARTHEST).all():
+        raise ValueError(f"a coordinate is not finite, or beyond {FARTHEST:g} px")
     return array
 
 

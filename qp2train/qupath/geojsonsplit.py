@@ -23,7 +23,7 @@ _CODES = bytes(
 _BOM, _SEPARATOR = b"\xef\xbb\xbf", b"\x1e"
 _BLANK = b" \t\r\n"
 _FEATURES = re.compile(rb'(?<!\\)"features"[ \t\r\n]*:[ \t\r\n]*\Z')
-_KEY_BYTES = 4096  # how far before its bracket the key "features" is looked for
+_KEY_BYTES = 64  # how far before its bracket the key "features" is looked for
 
 
 def split(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
@@ -177,12 +177,12 @@ class _Splitter:
         return _FEATURES.search(self._cut(max(self._start, at - _KEY_BYTES), at)) is not None
 
     def _unexpected(self, at: int) -> QuPathFormatError:
+        if not self._gap and self._cut(0, 2) in (b"\xff\xfe", b"\xfe\xff"):
+            return QuPathFormatError("not JSON in UTF-8, but UTF-16: save it as UTF-8")
         return QuPathFormatError(f"not JSON: feature {self._count} expected, found {self._cut(at, at + 40)!r}")
 
     def end(self) -> None:
         rest = bytes(self._text[self._gap - self._offset :])
-        if rest[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise QuPathFormatError("not JSON in UTF-8, but UTF-16: save it as UTF-8")
         if self._start is not None or self._level:
             raise QuPathFormatError(f"not JSON: the text ends before feature {self._count} is complete")
         if rest.removeprefix(_BOM).strip(_BLANK + _SEPARATOR):

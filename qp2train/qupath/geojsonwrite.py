@@ -19,7 +19,7 @@ from shapely.geometry.base import BaseGeometry
 from qp2train.core.annotation import Annotation, Plane
 from qp2train.core.geometry import clean
 from qp2train.qupath.geojsonfile import packed
-from qp2train.qupath.geojsonshape import write_shapes
+from qp2train.qupath.geojsonshape import FARTHEST, write_shapes
 from qp2train.qupath.pathobject import Rgb
 from qp2train.qupath.qpdata import MISSING_KEY, SOURCE_KEY
 from qp2train.qupath.qpproj import default_color
@@ -47,8 +47,8 @@ def write_geojson(
     """Write annotations as a FeatureCollection that QuPath 0.5 and later reads; `.gz` and `.zip` are packed.
 
     Areas are made valid, single parts never written as Multi…; a class without a given colour gets its default. An
-    object with empty geometry is left out and logged. Annotations are taken one after the other, some thousand at a
-    time, so a generator of any length can be written.
+    object whose geometry is empty or not finite is left out and logged. Annotations are taken one after the other,
+    some thousand at a time, so a generator of any length can be written.
 
     Args:
         path: `.geojson`, `.geojson.gz` or `.zip`.
@@ -69,7 +69,9 @@ def write_geojson(
     save(path, packed(path, _collection(_nested(list(features)) if nested else (text for _, text in features))))
     if writer.empty:
         shown = ", ".join(writer.empty[:_IDS_SHOWN]) + ", …" * (len(writer.empty) > _IDS_SHOWN)
-        log.warning("%s: %d object(s) with an empty geometry left out: %s", path, len(writer.empty), shown)
+        log.warning(
+            "%s: %d object(s) left out, their geometry is empty or not finite: %s", path, len(writer.empty), shown
+        )
 
 
 def _collection(features: Iterable[bytes]) -> Iterator[bytes]:
@@ -203,10 +205,10 @@ def _text(given: str) -> str:
 
 
 def _exact(given: Sequence[BaseGeometry | None], decimals: int | None) -> list[BaseGeometry | None]:
-    """Valid geometries with finite coordinates, rounded if asked to; None where nothing is left."""
+    """Valid geometries with coordinates that can be read, rounded if asked to; None where nothing is left."""
     array = np.array([*given, None], dtype=object)[:-1]
     xy, index = shapely.get_coordinates(array, return_index=True)
-    array[index[~np.isfinite(xy).all(axis=1)]] = None
+    array[index[~(np.abs(xy) <= FARTHEST).all(axis=1)]] = None
     kinds = shapely.get_type_id(array)
     for i in np.flatnonzero(kinds == shapely.GeometryType.LINEARRING):
         array[i] = shapely.Polygon(array[i])
@@ -228,6 +230,7 @@ def _clean(array: NDArray[np.object_]) -> NDArray[np.object_]:
     return array
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def written_as(annotations: Sequence[Annotation], geometries: Sequence[BaseGeometry]) -> list[str]:
     """Short hashes of what a human could change about objects, to the 0.01 px that QuPath's export keeps."""
     array = np.array([*geometries, None], dtype=object)[:-1]

@@ -2,6 +2,9 @@
 
 Nodes compare by identity, as Java's references do: a node that occurs twice in a tree is written once and then
 referred to. So two equal strings are two nodes, and an empty string is never merged with another.
+
+`mark` belongs to the writer, who notes there which number it gave the node; a table of millions of nodes would take
+half of its time.
 """
 
 from __future__ import annotations
@@ -53,12 +56,13 @@ def encode_utf(text: str) -> bytes:
 class JString:
     """A string: its modified UTF-8 bytes, and whether it was written in the long form."""
 
-    __slots__ = ("_text", "long", "raw")
+    __slots__ = ("_text", "long", "mark", "raw")
 
     def __init__(self, raw: bytes | str, long: bool = False) -> None:
         self.raw = encode_utf(raw) if isinstance(raw, str) else raw
         self.long = long or len(self.raw) > 0xFFFF
         self._text: str | None = None
+        self.mark = 0
 
     @property
     def text(self) -> str:
@@ -81,6 +85,7 @@ class Reset:
     """The token that empties the handle table."""
 
     __slots__ = ()
+    mark = 0  # has no handle
 
 
 class Field(NamedTuple):
@@ -112,6 +117,7 @@ class ClassDesc:
     interfaces: list[bytes] | None = None
     name: str = ""
     complete: bool = True
+    mark: int = 0
     _plan: tuple[int, ...] | None = None
     _slots: dict[str, Slot] = field(default_factory=dict)
 
@@ -139,7 +145,9 @@ class ClassDesc:
     @property
     def slots(self) -> dict[str, Slot]:
         """Field name → place in an instance; a derived class hides its ancestors' fields of equal name."""
-        return self._slots if self.plan is not None else {}
+        if self._plan is None:
+            self._plan = self._lay_out()
+        return self._slots
 
     def _lay_out(self) -> tuple[int, ...]:
         chain = self.lineage()
@@ -175,11 +183,12 @@ class ClassDesc:
 class JObject:
     """An instance: `values` holds packed primitives (bytes), references (nodes) and contents (lists) in wire order."""
 
-    __slots__ = ("desc", "values")
+    __slots__ = ("desc", "mark", "values")
 
     def __init__(self, desc: ClassDesc, values: list[Value]) -> None:
         self.desc = desc
         self.values = values
+        self.mark = 0
 
     def _slot(self, name: str) -> Slot:
         slot = self.desc.slots.get(name)
@@ -189,7 +198,7 @@ class JObject:
 
     def ref(self, name: str) -> Node:
         """The object that field `name` refers to; None for Java's null."""
-        slot = self._slot(name)
+        slot = self.desc._slots.get(name) or self._slot(name)  # laid out already, as a rule
         value = self.values[slot.value] if slot.type == "L" else b""
         if isinstance(value, bytes | list):
             raise QuPathFormatError(f"field {name!r} of {self.desc.name} is not a reference")
@@ -227,30 +236,33 @@ class JObject:
 class JArray:
     """An array: raw big-endian bytes for primitives, else a list of nodes."""
 
-    __slots__ = ("desc", "items")
+    __slots__ = ("desc", "items", "mark")
 
     def __init__(self, desc: ClassDesc, items: bytes | list[Node]) -> None:
         self.desc = desc
         self.items = items
+        self.mark = 0
 
 
 class JEnum:
     """A constant of an enum."""
 
-    __slots__ = ("constant", "desc")
+    __slots__ = ("constant", "desc", "mark")
 
     def __init__(self, desc: ClassDesc, constant: JString) -> None:
         self.desc = desc
         self.constant = constant
+        self.mark = 0
 
 
 class JClass:
     """A class object."""
 
-    __slots__ = ("desc",)
+    __slots__ = ("desc", "mark")
 
     def __init__(self, desc: ClassDesc) -> None:
         self.desc = desc
+        self.mark = 0
 
 
 Node = JString | JObject | JArray | JEnum | JClass | ClassDesc | Block | Reset | None

@@ -145,7 +145,16 @@ class _Reader:
                 stack.append((target, left, values, plan, step))
                 target = values = values_of_it
                 left, plan, step = 0, desc.plan, 0
-            elif tag == tc.STRING or tag == tc.LONGSTRING:
+            elif tag == tc.STRING:
+                end = self.pos = pos + 3 + (data[pos + 1] << 8 | data[pos + 2])
+                if end > size:
+                    raise QuPathFormatError(f"a string of {end - pos - 3} bytes, {size - pos - 3} remain")
+                text = JString(data[pos + 3 : end])
+                if not text.raw.isascii():
+                    decode_utf(text.raw)  # so that no later access can fail
+                handles.append(text)
+                target.append(text)
+            elif tag == tc.LONGSTRING:
                 target.append(self._string(tag))
             elif tag == tc.BLOCK:
                 if left >= 0:
@@ -163,12 +172,17 @@ class _Reader:
                 array = JArray(desc, b"")
                 handles.append(array)
                 target.append(array)
-                count = self._int()
+                pos = self.pos + 4
+                count = _unpack_i4(data, pos - 4)[0]
                 name = desc.raw_name
                 if len(name) < 2 or name[0] != 0x5B:  # "["
                     raise QuPathFormatError(f"an array of class {desc.name!r}")
+                self.pos = pos
                 if name[1] in _SIZE:
-                    array.items = self._take(count * _SIZE[name[1]])
+                    end = self.pos = pos + count * _SIZE[name[1]]
+                    if not pos <= end <= size:
+                        raise QuPathFormatError(f"{end - pos} bytes expected, {size - pos} remain")
+                    array.items = data[pos:end]
                     continue
                 if not 0 <= count <= size - self.pos:
                     raise QuPathFormatError(f"array of {count} elements, but {size - self.pos} bytes remain")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, count
 
 from qp2train.qupath import javanodes as tc
 from qp2train.qupath.javanodes import (
@@ -25,11 +25,17 @@ from qp2train.qupath.javanodes import (
 
 _U2, _I4, _I8, _REFERENCE = struct.Struct(">H"), struct.Struct(">i"), struct.Struct(">q"), struct.Struct(">BI")
 _pack_i4, _pack_reference = _I4.pack, _REFERENCE.pack
+_pack_i4_of, _pack_instance, _pack_string = (struct.Struct(form).pack for form in (">Bi", ">BBI", ">BH"))
+_starts = count(1, 1 << 40)  # marks of later writers are larger than those of earlier ones
+_SHORT = [bytes((tc.BLOCK, size)) for size in range(256)]  # how a block of that size begins
 _SIZE = {ord(kind): packed.size for kind, packed in PRIMITIVE.items()}  # of an element, by its typecode
 
 
 def serialise(contents: list[Node]) -> bytes:
-    """A stream that holds `contents`; the exact bytes they were parsed from, if nothing was changed."""
+    """A stream that holds `contents`; the exact bytes they were parsed from, if nothing was changed.
+
+    Not for two threads at once with the same nodes.
+    """
     writer = _Writer()
     writer.write(contents)
     return bytes(writer.out)
@@ -38,10 +44,11 @@ def serialise(contents: list[Node]) -> bytes:
 class _Writer:
     def __init__(self) -> None:
         self.out = bytearray(MAGIC)
-        self.handles: dict[int, int] = {}  # id of a node → its handle
+        # A node whose mark is `first` or more is in the stream already: its handle is FIRST_HANDLE + mark - first.
+        self.first = self.next = next(_starts)
 
     def write(self, contents: list[Node]) -> None:
-        out, handles = self.out, self.handles
+        out = self.out
         stack: list[Iterator[Value | Reset]] = [iter(contents)]
         while stack:
             for node in stack[-1]:
@@ -53,19 +60,16 @@ class _Writer:
                     stack.append(chain(node, (_END_MARK,)))
                     break
                 elif isinstance(node, Block):
-                    self._block(node)
-                elif (handle := handles.get(id(node))) is not None:
-                    out += _pack_reference(tc.REFERENCE, handle)
-                elif isinstance(node, JObject):
-                    out.append(tc.OBJECT)
-                    self._class(node.desc)
-                    handles[id(node)] = FIRST_HANDLE + len(handles)
+                    out += _pack_i4_of(tc.LONGBLOCK, len(node.data)) if node.long else _SHORT[len(node.data)]
+                    out += node.data
+                elif node.mark >= self.first:
+                    out += _pack_reference(tc.REFERENCE, node.mark - self.first + FIRST_HANDLE)
+                elif type(node) is JObject:
+                    self._instance(tc.OBJECT, node)
                     stack.append(iter(node.values))
                     break
-                elif isinstance(node, JArray):
-                    out.append(tc.ARRAY)
-                    self._class(node.desc)
-                    handles[id(node)] = FIRST_HANDLE + len(handles)
+                elif type(node) is JArray:
+                    self._instance(tc.ARRAY, node)
                     items = node.items
                     if isinstance(items, bytes):
                         out += _pack_i4(len(items) // _SIZE[node.desc.raw_name[1]])
@@ -74,52 +78,51 @@ class _Writer:
                     out += _pack_i4(len(items))
                     stack.append(iter(items))
                     break
-                elif isinstance(node, JString):
+                elif type(node) is JString:
                     self._string(node)
                 elif node is _END_MARK:
                     out.append(tc.END)
-                elif isinstance(node, Reset):
+                elif type(node) is Reset:
                     out.append(tc.RESET)
-                    handles.clear()
-                elif isinstance(node, JEnum):
-                    out.append(tc.ENUM)
-                    self._class(node.desc)
-                    self._new(node)
+                    self.first = self.next
+                elif type(node) is JEnum:
+                    self._instance(tc.ENUM, node)
                     self._text(node.constant)
-                elif isinstance(node, JClass):
-                    out.append(tc.CLASS)
-                    self._class(node.desc)
-                    self._new(node)
-                elif isinstance(node, ClassDesc):
+                elif type(node) is JClass:
+                    self._instance(tc.CLASS, node)
+                elif type(node) is ClassDesc:
                     self._class(node)
                 else:
                     raise TypeError(f"{type(node).__name__} is no node of a Java stream")
             else:
                 stack.pop()
 
-    def _new(self, node: object) -> None:
-        self.handles[id(node)] = FIRST_HANDLE + len(self.handles)
+    def _new(self, node: JString | ClassDesc) -> None:
+        node.mark = self.next
+        self.next += 1
 
-    def _block(self, block: Block) -> None:
-        if block.long:
-            self.out += b"\x7a" + _I4.pack(len(block.data))
+    def _instance(self, tag: int, node: JObject | JArray | JEnum | JClass) -> None:
+        """What every instance begins with: its tag and its class."""
+        known = node.desc.mark - self.first
+        if known >= 0:
+            self.out += _pack_instance(tag, tc.REFERENCE, known + FIRST_HANDLE)
         else:
-            self.out.append(tc.BLOCK)
-            self.out.append(len(block.data))
-        self.out += block.data
+            self.out.append(tag)
+            self._class(node.desc)
+        node.mark = self.next
+        self.next += 1
 
     def _string(self, node: JString) -> None:
         self._new(node)
         size = len(node.raw)
-        self.out += b"\x7c" + _I8.pack(size) if node.long else b"\x74" + _U2.pack(size)
+        self.out += b"\x7c" + _I8.pack(size) if node.long else _pack_string(tc.STRING, size)
         self.out += node.raw
 
     def _text(self, node: JString) -> None:
-        handle = self.handles.get(id(node))
-        if handle is None:
-            self._string(node)
+        if node.mark >= self.first:
+            self.out += _pack_reference(tc.REFERENCE, node.mark - self.first + FIRST_HANDLE)
         else:
-            self.out += _REFERENCE.pack(tc.REFERENCE, handle)
+            self._string(node)
 
     def _utf(self, raw: bytes) -> None:
         self.out += _U2.pack(len(raw))
@@ -128,9 +131,8 @@ class _Writer:
     def _class(self, desc: ClassDesc | None) -> None:
         out = self.out
         while desc is not None:
-            handle = self.handles.get(id(desc))
-            if handle is not None:
-                out += _pack_reference(tc.REFERENCE, handle)
+            if desc.mark >= self.first:
+                out += _pack_reference(tc.REFERENCE, desc.mark - self.first + FIRST_HANDLE)
                 return
             out.append(tc.CLASSDESC if desc.interfaces is None else tc.PROXYDESC)
             if desc.interfaces is None:

@@ -8,10 +8,15 @@ from pathlib import Path
 from qp2train.errors import NotAProjectError
 from qp2train.qupath.folder import SlideFolder
 from qp2train.qupath.project import Project
+from qp2train.qupath.store import Backend
 
 
 def open_project(
-    path: str | Path, *, image_roots: Iterable[str | Path] = (), uri_map: Mapping[str, str | Path] | None = None
+    path: str | Path,
+    *,
+    image_roots: Iterable[str | Path] = (),
+    uri_map: Mapping[str, str | Path] | None = None,
+    backend: Backend = "java-free",
 ) -> Project | SlideFolder:
     """Open a QuPath project (its folder or .qpproj), or a folder of slides with GeoJSON files.
 
@@ -28,4 +33,4 @@ def open_project(
             raise NotAProjectError(
                 f"{path} is no QuPath project (it holds no .qpproj file) and no folder of slides: {error}"
             ) from error
-    return Project(path, image_roots=image_roots, uri_map=uri_map)
+    return Project(path, image_roots=image_roots, uri_map=uri_map, backend=backend)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from qp2train.core.annotation import Kind
 from qp2train.errors import QuPathFormatError
-from qp2train.qupath.javanodes import Block, JArray, JObject, JString, Node
+from qp2train.qupath.javanodes import Block, JArray, JObject, Node
 from qp2train.qupath.javatypes import (
     Reuse,
     as_object,

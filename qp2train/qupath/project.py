@@ -12,12 +12,14 @@ from typing import Any, Literal, get_args
 from qp2train.core.annotation import Annotation
 from qp2train.errors import NotAProjectError, ProjectError, Qp2trainError
 from qp2train.qupath import entrydata, projecthtml, qpproj, relink
+from qp2train.qupath.bridge import PaquoStore
 from qp2train.qupath.entry import ImageEntry
 from qp2train.qupath.entryedit import edited
 from qp2train.qupath.pathobject import Rgb
 from qp2train.qupath.placing import Under, under_enclosing
 from qp2train.qupath.relink import ImageLocation, Relinked
 from qp2train.qupath.savefile import save
+from qp2train.qupath.store import Backend, JavaFreeStore, Store
 from qp2train.qupath.uris import Locator, local_path, project_uri, segments
 from qp2train.qupath.writeback import check_class_name
 from qp2train.qupath.writereport import Mode, WriteReport
@@ -35,7 +37,8 @@ class Project:
         image_roots: Folders in which to look for slides that have moved.
         uri_map: Where slides were (folder or file, as URI or path of any system) → where they are now:
             {"D:\slides": "/data/slides"}. The longest that fits wins.
-        backend: "java-free"; the only one for now.
+        backend: "java-free"; or "paquo": an entry's objects are read and written by an installed QuPath (the extra
+            "qupath", and PAQUO_QUPATH_DIR). Java starts with the first of them.
 
     Raises:
         NotAProjectError: The path is no QuPath project.
@@ -47,12 +50,12 @@ class Project:
         *,
         image_roots: Iterable[str | Path] = (),
         uri_map: Mapping[str, str | Path] | None = None,
-        backend: Literal["java-free"] = "java-free",
+        backend: Backend = "java-free",
     ) -> None:
-        if backend != "java-free":
-            raise ProjectError(f'backend={backend!r}: only "java-free" exists')
+        _one_of("backend", backend, get_args(Backend))
         self.file = qpproj.find_project(Path(path).absolute())
         self._data, self._stamp = qpproj.read_project_stamped(self.file)
+        self._store: Store = PaquoStore(self.file) if backend == "paquo" else JavaFreeStore()
         uri = self._data.get("uri")
         roots = tuple(Path(root).absolute() for root in image_roots)
         moved = {str(old): local_path(new) for old, new in (uri_map or {}).items()}
@@ -213,7 +216,7 @@ class Project:
         used = {a.class_name for a in annotations if a.class_name is not None}
         known = self.classes
         palette = {**{name: qpproj.default_color(name) for name in used}, **(colors or {}), **known}
-        report, in_file = entrydata.write(entry, annotations, source=source, mode=mode, colors=palette, merge=merge)
+        report, in_file = self._store.write(entry, annotations, source=source, mode=mode, colors=palette, merge=merge)
         missing = [a.class_name for a in annotations if a.class_name is not None and a.class_name not in known]
         if missing and not report.dry_run:
             given = {**palette, **in_file, **(colors or {})}
@@ -247,7 +250,7 @@ class Project:
         """
         chosen = self._entries if entries is None else [self._own(entry) for entry in entries]
         how = {"edited": edited, "merge": merge, "dry_run": dry_run}
-        reports = [entrydata.clear(entry, source=source, **how) for entry in chosen]
+        reports = [self._store.clear(entry, source=source, **how) for entry in chosen]
         found = [report for report in reports if report is not None]
         for report in found:
             log.info("%s", report)
@@ -450,7 +453,10 @@ class Project:
         self._entries += [self._entry(item) for item in data["images"][len(self._entries) :]]
 
     def _entry(self, item: Mapping[str, Any]) -> ImageEntry:
-        return ImageEntry(item, self.path / "data" / str(item["entryID"]), self._locator)
+        entry = ImageEntry(item, self.path / "data" / str(item["entryID"]), self._locator)
+        if isinstance(self._store, PaquoStore):
+            entry.read_with(self._store.read)
+        return entry
 
     def _own(self, entry: ImageEntry | str) -> ImageEntry:
         if isinstance(entry, str):

@@ -7,7 +7,8 @@ it was. Source: the serialised forms of qupath.lib.objects and qupath.lib.roi.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import shapely
@@ -23,7 +24,8 @@ from qp2train.qupath.roi import PACKAGE as ROI
 _KIND_CLASS = {kind: name for name, kind in KINDS.items()}
 _NUMERIC = MEASUREMENTS + "NumericMeasurementList$"
 _PROXY = "$SerializationProxy"
-_NAN = struct.pack(">d", float("nan"))
+_POLYGON_TYPE = 3  # shapely.get_type_id
+_NO_CHILDREN, _NO_PROBABILITY = Block(bytes(4)), Block(struct.pack(">d", float("nan")))
 CHILDREN_AT = 4  # where, in what an object writes, its children are counted
 _FARTHEST = 1e30  # px; float32, in which QuPath stores vertices, ends at 3e38
 _STRING = "Ljava/lang/String;"
@@ -210,7 +212,9 @@ class Builder:
         contents: list[Node] = [None, None, self.metadata({OBJECT_ID: object_id}), None, Block(bytes(4))]
         return self.object(OBJECTS + "PathRootObject", contents)
 
-    def path_object(self, annotation: Annotation, roi: JObject, metadata: Mapping[str, str]) -> JObject:
+    def path_object(
+        self, annotation: Annotation, roi: JObject, metadata: Mapping[str, str], nucleus: JObject | None = None
+    ) -> JObject:
         """The object for an annotation, without children; `metadata` is all that is written of that kind.
 
         Raises:
@@ -225,15 +229,48 @@ class Builder:
             None if color is None else self.integer(argb(color)),
             self.metadata({**metadata, OBJECT_ID: annotation.id}),
             self.measurements(annotation.measurements),
-            Block(bytes(4)),
+            _NO_CHILDREN,
             self.boolean(annotation.locked),
             None if path_class is None else self.path_class(path_class),
             roi,
-            Block(_NAN),
+            _NO_PROBABILITY,
         ]
         if annotation.kind == "cell":
-            contents.append(None)  # no nucleus
+            contents.append(nucleus)
         return self.object(kind, contents)
+
+    def rois(self, annotations: Sequence[Annotation]) -> Iterator[JObject]:
+        """What `roi` makes of each; the vertices of polygons, nearly all of many, are packed in one go."""
+        geometries = np.array([a.geometry for a in annotations], dtype=object)
+        plain = (shapely.get_type_id(geometries) == _POLYGON_TYPE) & (shapely.get_num_interior_rings(geometries) == 0)
+        plain &= ~np.array([a.ellipse for a in annotations], dtype=bool) & ~shapely.is_empty(geometries)
+        counts = np.where(plain, shapely.get_num_coordinates(geometries), 0)
+        xy = shapely.get_coordinates(geometries[plain])
+        packed = np.where(np.abs(xy) < _FARTHEST, xy, np.nan).astype(">f4")
+        plain[np.repeat(np.arange(len(plain)), counts)[np.isnan(packed).any(axis=1)]] = False  # `roi` refuses it
+        ends = np.cumsum(counts) * 4
+        x, y = packed[:, 0].tobytes(), packed[:, 1].tobytes()
+        desc, floats = self.desc(ROI + "PolygonROI" + _PROXY), self.desc("[F")
+        planes = {plane: struct.pack(">iii", plane.c, plane.t, plane.z) for plane in {a.plane for a in annotations}}
+        spans = zip(annotations, plain.tolist(), (ends - counts * 4).tolist(), (ends - 4).tolist(), strict=True)
+        for annotation, is_plain, start, end in spans:
+            if is_plain:  # the closing vertex is left out
+                xs, ys = JArray(floats, x[start:end]), JArray(floats, y[start:end])
+                yield JObject(desc, [planes[annotation.plane], None, None, xs, ys])
+            else:
+                yield self.roi(annotation)
+
+    def nucleus(self, annotation: Annotation) -> JObject | None:
+        """The ROI of a cell's nucleus, on the cell's plane; None if it has none.
+
+        Raises:
+            QuPathFormatError: Something else than a cell has a nucleus, or it is empty.
+        """
+        if annotation.nucleus is None:
+            return None
+        if annotation.kind != "cell":
+            raise QuPathFormatError(f"annotation {annotation.id} is no cell and has a nucleus: use kind='cell'")
+        return self.roi(replace(annotation, geometry=annotation.nucleus, ellipse=False))
 
     def roi(self, annotation: Annotation) -> JObject:
         """The ROI of an annotation: one part without holes → vertices in float32; else WKB in float64."""

@@ -17,6 +17,7 @@ from qp2train.qupath.javastream import parse, serialise
 from qp2train.qupath.javatypes import as_object, class_name
 from qp2train.qupath.pathobject import ROOT, Classes, Measurements, PathObject, walk
 from qp2train.qupath.roi import Planes, Shape, shapes, stored_form
+from qp2train.qupath.tma import TmaGrid, read_grid
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,17 @@ class QpData:
     classes: list[ClassDesc]
     header: str
     root: JObject
+    hierarchy: JObject
+
+    @property
+    def tma_grid(self) -> TmaGrid | None:
+        """Which TMA core stands where; None if the image is no tissue microarray.
+
+        Raises:
+            QuPathFormatError: A grid that QuPath would not have written.
+        """
+        ids = {id(obj.node): obj.id or made_up_id(self.header, i) for i, obj in enumerate(walk(self.root))}
+        return read_grid(self.hierarchy, ids)
 
     def to_bytes(self) -> bytes:
         """The file, byte for byte as it was if nothing was changed."""
@@ -55,7 +67,7 @@ class ReadResult:
 
     Args:
         annotations: The objects asked for, parents before children.
-        repaired: Ids of objects whose area crossed itself or had no extent; their geometry is the repair.
+        repaired: Ids of objects whose area, or nucleus, crossed itself or had no extent; their geometry is the repair.
         without_shape: Ids of objects that have no ROI at all; their geometry is empty.
         edited: Ids of objects that a model wrote and a human has edited since; `source` still names the model.
     """
@@ -88,10 +100,11 @@ def load(data: bytes) -> QpData:
     found = [node for node in contents if class_name(node) == HIERARCHY]
     if not found:
         raise QuPathFormatError("no objects in the file: QuPath's hierarchy is missing")
-    root = as_object(as_object(found[-1]).ref("rootObject"))
+    hierarchy = as_object(found[-1])
+    root = as_object(hierarchy.ref("rootObject"))
     if root.desc.name != ROOT:
         raise QuPathFormatError(f"the hierarchy begins with a {root.desc.name}")
-    return QpData(contents, stream.classes, header.text, root)
+    return QpData(contents, stream.classes, header.text, root, hierarchy)
 
 
 def read_annotations(data: QpData, *, kinds: Kinds = "all") -> ReadResult:
@@ -142,9 +155,7 @@ def read_annotations(data: QpData, *, kinds: Kinds = "all") -> ReadResult:
 
 
 def fingerprint(class_name: str | None, name: str | None, locked: bool, roi: Node, nucleus: Node = None) -> str:
-    """A short hash of what a human could change about an object, as stored: outline (of a cell's nucleus, too), class,
-    name and lock.
-    """
+    """A short hash of what a human could change about an object, as stored: outlines, class, name and lock."""
     texts = f"{class_name or ''}\0{name or ''}\0{'locked' if locked else ''}\0"
     form = stored_form(roi) if nucleus is None else stored_form(roi) + b"\0nucleus\0" + stored_form(nucleus)
     return hashlib.sha256(texts.encode("utf-8", "surrogatepass") + form).hexdigest()[:16]

@@ -62,6 +62,7 @@ def _plane_of(roi: JObject) -> Plane:
     return _DEFAULT_PLANE if (c, z, t) == (-1, 0, 0) else Plane(c, z, t)
 
 
+@np.errstate(all="ignore")  # signalling NaNs, and coordinates near the limits of a double
 def shapes(rois: Sequence[JObject | None]) -> list[Shape]:
     """The geometry of every ROI; an empty polygon where there is none (null).
 
@@ -111,10 +112,11 @@ def _polygons(vertices: list[tuple[bytes, bytes]]) -> list[Shape]:
     owner = np.repeat(np.arange(len(vertices)), counts)
     drawable = counts >= 3
     drawable[owner[~np.isfinite(xy).all(axis=1)]] = False
-    keep = drawable[owner]
-    ring_of = np.cumsum(drawable) - 1
+    if not drawable.all():
+        keep = drawable[owner]
+        xy, owner = xy[keep], (np.cumsum(drawable) - 1)[owner[keep]]
     geometries = np.full(len(vertices), shapely.Polygon(), dtype=object)
-    geometries[drawable] = shapely.polygons(shapely.linearrings(xy[keep], indices=ring_of[owner[keep]]))
+    geometries[drawable] = shapely.polygons(shapely.linearrings(xy, indices=owner))
     valid = shapely.is_valid(geometries) & drawable
     result = [Shape(g) for g in geometries]
     repairs: dict[tuple[bytes, bytes], Shape] = {}  # objects may share an outline that takes long to repair
@@ -228,7 +230,8 @@ def ellipse(x: float, y: float, x2: float, y2: float) -> shapely.Polygon:
 
 def _as_qupath_rounds(xy: NDArray[np.float64]) -> NDArray[np.float64]:
     """To 0.01 px, halves up, then float32: GeometryTools.getDefaultFactory(). Rounding twice changes nothing."""
-    return (np.floor(xy / _QUPATH_GRID_PX + 0.5) * _QUPATH_GRID_PX).astype(np.float32).astype(np.float64)
+    with np.errstate(all="ignore"):
+        return (np.floor(xy / _QUPATH_GRID_PX + 0.5) * _QUPATH_GRID_PX).astype(np.float32).astype(np.float64)
 
 
 def stored_form(roi: Node) -> bytes:

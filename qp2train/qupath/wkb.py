@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 
+import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
@@ -25,7 +26,8 @@ def read_wkb(raw: bytes) -> BaseGeometry:
     """
     try:
         _check(raw)
-        return shapely.force_2d(shapely.from_wkb(raw))
+        with np.errstate(all="ignore"):  # signalling NaNs
+            return shapely.force_2d(shapely.from_wkb(raw))
     except (struct.error, IndexError) as error:
         raise QuPathFormatError(f"a geometry is truncated: WKB of {len(raw)} bytes") from error
     except shapely.errors.ShapelyError as error:

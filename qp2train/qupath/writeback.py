@@ -8,6 +8,7 @@ been edited; it is the human's now, and neither a later write nor `clear` remove
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from qp2train.qupath.qpdata import FINGERPRINT_KEY, SOURCE_KEY, QpData, fingerpr
 from qp2train.qupath.writereport import Form, Mode, WriteReport, changes
 
 log = logging.getLogger(__name__)
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 
 
 @dataclass
@@ -68,9 +71,9 @@ def write_objects(
     new: dict[str, PathObject] = {}
     children: dict[str | None, list[PathObject]] = {}
     forms: list[Form] = []
-    for annotation in annotations:
-        roi = builder.roi(annotation)
-        written = fingerprint(annotation.class_name, annotation.name, annotation.locked, roi)
+    for annotation, roi in zip(annotations, builder.rois(annotations), strict=True):
+        nucleus = builder.nucleus(annotation)
+        written = fingerprint(annotation.class_name, annotation.name, annotation.locked, roi, nucleus)
         if annotation.id in removal.edited or written in corrected:
             stands_for[annotation.id] = corrected.get(written, annotation.id)
             continue
@@ -81,7 +84,7 @@ def write_objects(
         provenance = {SOURCE_KEY: source, FINGERPRINT_KEY: written} if source else {}
         metadata = {**annotation.metadata, **provenance}
         obj = new[annotation.id] = PathObject(
-            builder.path_object(annotation, roi, metadata),
+            builder.path_object(annotation, roi, metadata, nucleus),
             kind=annotation.kind,
             name=annotation.name,
             color=annotation.color,
@@ -90,6 +93,7 @@ def write_objects(
             measurements=None,
             children=[],
             children_at=CHILDREN_AT,
+            path_class=None if annotation.class_name is None else builder.path_class(annotation.class_name),
         )
         children.setdefault(parent, []).append(obj)
         forms.append((annotation.class_name, written))
@@ -163,6 +167,7 @@ def _check_id(object_id: str, *, taken: bool) -> None:
             "dataclasses.replace(annotation, id=str(uuid.uuid4()))"
         )
     try:
-        uuid.UUID(object_id)
+        if not _UUID.fullmatch(object_id):  # nearly all do; uuid.UUID also takes braces and the like
+            uuid.UUID(object_id)
     except ValueError as error:
         raise ProjectError(f"id {object_id!r} is no UUID, and QuPath would replace it: leave it out") from error

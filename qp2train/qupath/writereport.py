@@ -85,9 +85,8 @@ Form = tuple[str | None, str]
 def changes(before: Iterable[Form], after: Iterable[Form]) -> dict[str, Change]:
     """Class → Change, from the (class, fingerprint) of objects before and after; equal pairs are the same object."""
     old, new = Counter(before), Counter(after)
-    result: dict[str, Change] = {}
-    for form in old | new:
-        same = min(old[form], new[form])
-        name = form[0] or UNCLASSIFIED
-        result[name] = result.get(name, Change()) + Change(new[form] - same, old[form] - same, same)
-    return result
+    gone, fresh, same = (Counter[str]() for _ in range(3))
+    for counts, by_class in ((old, gone), (new, fresh), (old & new, same)):
+        for (name, _), count in counts.items():
+            by_class[name or UNCLASSIFIED] += count
+    return {n: Change(fresh[n] - same[n], gone[n] - same[n], same[n]) for n in gone | fresh}

@@ -76,3 +76,9 @@ def test_a_long_outline_with_one_crossing_is_no_tangle():
     crossed = shapely.Polygon(xy)
     assert not crossed.is_valid
     assert clean(crossed).area == pytest.approx(np.pi * 5000**2, rel=1e-6)
+
+
+@pytest.mark.parametrize("far", [1e154, 1e300, 1.7e308])
+def test_coordinates_near_the_limits_of_a_number_neither_warn_nor_fail(far):
+    bow = shapely.Polygon([(0, 0), (far, far), (far, 0), (0, far)])
+    assert clean(bow).is_valid

@@ -1,78 +1,41 @@
-"""Damaged and hostile variants of `.qpdata` and GeoJSON files, each made by a random.Random alone, so repeatable.
+"""Damaged variants of a file's bytes, each made by a random.Random alone, so repeatable.
 
-Three depths, since each reaches code that the others do not: bytes, the words of the format (lengths, handles, type
-codes; JSON tokens), and the parsed tree written back (well-formed streams that say something impossible).
+With `mutate_qpdata` and `mutate_geojson` there are three depths, since each reaches code that the others do not: bytes,
+the words of the format (lengths, handles, type codes; JSON tokens), and the parsed tree written back (well-formed
+files that say something impossible).
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import re
-import struct
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import Any
-
-from qp2train.errors import QuPathFormatError
-from qp2train.qupath.javanodes import Block, ClassDesc, JArray, JObject, JString, Node
-from qp2train.qupath.javastream import parse, serialise
 
 Mutation = Callable[[Random, bytes, Sequence[bytes]], bytes]
 
-_COUNTS = (0, 1, -1, 2, 255, 256, 65535, 65536, 1 << 24, (1 << 31) - 1, -(1 << 31))
-_TYPE_CODES = range(0x70, 0x80)
-# where a stream says how long something is: strings, blocks, arrays after their class, blocks that hold one count
-_STRING = re.compile(rb"\x74(?=[\0-\3])")
-_HANDLE = re.compile(rb"\x71\0\x7e")
-_ARRAY = re.compile(rb"\x75\x71\0\x7e..", re.DOTALL)
-_COUNT_BLOCK = re.compile(rb"\x77[\x04\x08]")
-_CLASS_NAME = re.compile(rb"qupath\.lib\.[A-Za-z.$]+|java\.util\.[A-Za-z.$]+|\[\[?[BDFIJ](?=\x0b|\x3e|\xac|\x73|\x02)")
 
-
-def mutated_qpdata(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """A variant of a `.qpdata` file; `others` are files to take parts from."""
-    if rng.random() < 0.4:
-        with contextlib.suppress(QuPathFormatError):
-            data = _other_tree(rng, data)
-        if rng.random() < 0.6:
-            return data
-    return _several(rng, data, others, (*_BYTES, *_JAVA, *_JAVA))
-
-
-def mutated_geojson(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """A variant of a GeoJSON file; `others` are files to take parts from."""
-    if rng.random() < 0.5:
-        with contextlib.suppress(ValueError, RecursionError):
-            data = _other_values(rng, data)
-        if rng.random() < 0.7:
-            return data
-    return _several(rng, data, others, (*_BYTES, *_JSON, *_JSON))
-
-
-def _several(rng: Random, data: bytes, others: Sequence[bytes], known: Sequence[Mutation]) -> bytes:
+def several(rng: Random, data: bytes, others: Sequence[bytes], known: Sequence[Mutation]) -> bytes:
     for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):
         data = rng.choice(known)(rng, data, others)
     return data
 
 
-def _put(data: bytes, at: int, new: bytes) -> bytes:
+def put(data: bytes, at: int, new: bytes) -> bytes:
     return data[:at] + new + data[at + len(new) :]
 
 
-def _range(rng: Random, data: bytes) -> slice:
+def some_range(rng: Random, data: bytes) -> slice:
     start = rng.randrange(len(data) + 1)
     return slice(start, min(len(data), start + rng.choice((1, 2, 4, 9, 40, 300, 3000))))
 
 
 def _flip_bit(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
     at = rng.randrange(len(data)) if data else 0
-    return _put(data, at, bytes([data[at] ^ 1 << rng.randrange(8)])) if data else data
+    return put(data, at, bytes([data[at] ^ 1 << rng.randrange(8)])) if data else data
 
 
 def _set_bytes(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
     new = rng.choice((b"\0", b"\xff", b"\x7f", b"\x80", b"\x70", b"\x78", rng.randbytes(4), bytes(8)))
-    return _put(data, rng.randrange(len(data) + 1), new)
+    return put(data, rng.randrange(len(data) + 1), new)
 
 
 def _truncate(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
@@ -80,17 +43,17 @@ def _truncate(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
 
 
 def _delete(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    gone = _range(rng, data)
+    gone = some_range(rng, data)
     return data[: gone.start] + data[gone.stop :]
 
 
 def _duplicate(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    again = _range(rng, data)
+    again = some_range(rng, data)
     return data[: again.stop] + data[again] * rng.choice((1, 1, 2, 50)) + data[again.stop :]
 
 
 def _move(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    part, at = data[_range(rng, data)], rng.randrange(len(data) + 1)
+    part, at = data[some_range(rng, data)], rng.randrange(len(data) + 1)
     return data[:at] + part + data[at:]
 
 
@@ -99,243 +62,4 @@ def _splice(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
     return data[: rng.randrange(len(data) + 1)] + other[rng.randrange(len(other) + 1) :]
 
 
-_BYTES: tuple[Mutation, ...] = (_flip_bit, _set_bytes, _truncate, _delete, _duplicate, _move, _splice)
-
-
-def _one(rng: Random, pattern: re.Pattern[bytes], data: bytes) -> re.Match[bytes] | None:
-    found = list(pattern.finditer(data))
-    return rng.choice(found) if found else None
-
-
-def _other_length(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    match = _one(rng, rng.choice((_STRING, _ARRAY, _COUNT_BLOCK)), data)
-    if match is None:
-        return data
-    count = rng.choice(_COUNTS)
-    if match.re is _STRING:
-        return _put(data, match.end(), struct.pack(">H", count & 0xFFFF))
-    if match.re is _COUNT_BLOCK and rng.random() < 0.2:  # the block's own length
-        return _put(data, match.start() + 1, bytes([count & 255]))
-    return _put(data, match.end(), struct.pack(">i", count))
-
-
-def _other_handle(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    match = _one(rng, _HANDLE, data)
-    return (
-        data if match is None else _put(data, match.end(), struct.pack(">H", rng.randrange(rng.choice((8, 64, 999)))))
-    )
-
-
-def _handle_for_a_part(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    gone = _range(rng, data)
-    return data[: gone.start] + b"\x71\0\x7e" + struct.pack(">H", rng.randrange(64)) + data[gone.stop :]
-
-
-def _other_type_code(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    where = [i for i, byte in enumerate(data[:20_000]) if byte in _TYPE_CODES]
-    return _put(data, rng.choice(where), bytes([rng.choice(_TYPE_CODES)])) if where else data
-
-
-def _other_class_name(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    match, other = _one(rng, _CLASS_NAME, data), _one(rng, _CLASS_NAME, rng.choice(others))
-    if match is None or other is None:
-        return data
-    head = data[: match.start() - 2] + struct.pack(">H", len(other[0]))
-    return head + other[0] + data[match.end() :]
-
-
-def _other_flags(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    match = _one(rng, _CLASS_NAME, data)
-    return data if match is None else _put(data, match.end() + 8, bytes([rng.choice((0, 1, 2, 3, 4, 0x0C, 0x12, 255))]))
-
-
-_JAVA: tuple[Mutation, ...] = (
-    _other_length,
-    _other_handle,
-    _handle_for_a_part,
-    _other_type_code,
-    _other_class_name,
-    _other_flags,
-)
-
-
-def _other_tree(rng: Random, data: bytes) -> bytes:
-    """Parse, put nodes where they do not belong, and write the tree: shared, cyclic, missing, of another class."""
-    contents = parse(data).contents
-    lists, nodes = _lists_and_nodes(contents)
-    for _ in range(rng.choice((1, 1, 2, 4))):
-        holder = rng.choice(lists)
-        places = [i for i, item in enumerate(holder) if not isinstance(item, bytes | list)]
-        if not places:
-            continue
-        at = rng.choice(places)
-        how = rng.randrange(5)
-        if how == 0:
-            holder[at] = None
-        elif how == 1:
-            other = rng.choice(lists)
-            holder[at] = rng.choice([item for item in other if not isinstance(item, bytes | list)] or [None])
-        elif how == 2:
-            holder[at] = rng.choice(nodes)
-        elif how == 3:
-            holder[at] = rng.choice((JString(""), JString("\0😀\ud800"), JString("x" * 70_000), JString("-1e999")))
-        else:
-            _other_content(rng, holder[at], nodes)
-    for node in rng.sample(nodes, min(2, len(nodes))):
-        if isinstance(node, JObject) and rng.random() < 0.3:
-            values = [i for i, value in enumerate(node.values) if isinstance(value, bytes)]
-            if values and (at := rng.choice(values)) is not None:
-                node.values[at] = _other_number(rng, node.values[at])  # type: ignore[arg-type]
-    return serialise(contents)
-
-
-def _other_content(rng: Random, node: Any, nodes: list[Any]) -> None:
-    if isinstance(node, Block):
-        node.data = rng.choice(
-            (_other_number(rng, node.data), node.data * 2, b"", struct.pack(">i", rng.choice(_COUNTS)))
-        )
-    elif isinstance(node, JArray) and isinstance(node.items, bytes):
-        width = {"[B": 1, "[F": 4, "[I": 4}.get(node.desc.name, 8)
-        count = rng.choice((0, 1, 2, len(node.items) // width + 1))
-        node.items = rng.choice((_other_number(rng, node.items), (node.items * 2)[: count * width]))
-        node.items = node.items[: len(node.items) // width * width]
-    elif isinstance(node, JArray):
-        rng.choice((node.items.clear, node.items.reverse, lambda: node.items.append(rng.choice(nodes))))()
-    elif isinstance(node, JObject) and node.values and isinstance(node.values[-1], list):
-        mine = node.values[-1]
-        if mine and rng.random() < 0.5:
-            del mine[rng.randrange(len(mine))]
-        else:
-            mine.insert(rng.randrange(len(mine) + 1), rng.choice(nodes))
-    elif isinstance(node, JString):
-        node.raw = rng.choice((b"", b"\xc0\x80", node.raw * 3, b"7", b"Object ID", b": ", b"true"))
-
-
-def _other_number(rng: Random, packed: bytes) -> bytes:
-    """Some bytes of a packed number replaced by those of a special one."""
-    if not packed:
-        return packed
-    special = rng.choice(
-        (
-            b"\xff" * 8,
-            b"\x7f" + b"\xff" * 7,
-            bytes(8),
-            struct.pack(">d", float("inf")),
-            struct.pack(">d", 1e300),
-            struct.pack(">f", 3e38),
-            struct.pack(">f", float("nan")),
-            rng.randbytes(8),
-        )
-    )
-    at = rng.randrange(len(packed)) & ~3
-    return (packed[:at] + special + packed[at + 8 :])[: len(packed)]
-
-
-def _lists_and_nodes(contents: list[Node]) -> tuple[list[list[Any]], list[Any]]:
-    lists: list[list[Any]] = [contents]
-    nodes: list[Any] = []
-    seen: set[int] = set()
-    stack: list[Any] = list(contents)
-    while stack:
-        node = stack.pop()
-        if id(node) in seen or isinstance(node, bytes | ClassDesc):
-            continue
-        seen.add(id(node))
-        inner: list[Any] = []
-        if isinstance(node, list):
-            inner = node
-        else:
-            nodes.append(node)
-            if isinstance(node, JObject):
-                inner = node.values
-            elif isinstance(node, JArray) and isinstance(node.items, list):
-                inner = node.items
-        if inner:
-            lists.append(inner)
-            stack += inner
-    return lists, nodes
-
-
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*|true|false|null|[\[\]{},:]')
-_TOKENS = (
-    b"null", b"true", b"[]", b"{}", b'""', b"-1", b"0", b"1e999", b"-1e308", b"1e-320", b"NaN", b"-Infinity",
-    b"9" * 400, b"0." + b"1" * 400, b'"NaN"', b'"1"', rb'"\ud800"', rb'"\u0000"', '"\U0001f600\u202e"'.encode(),
-    b'"' + b"x" * 2000 + b'"', b"[[[[]]]]", b"[" * 300 + b"]" * 300, b'{"type":"Feature"}', b'{"type":"Point","coordinates":[1,2]}',
-    b'"Polygon"', b'"MultiPolygon"', b'"GeometryCollection"', b'"Point"', b'"Feature"', b'"type"', b'"coordinates"',
-    b'{"type":"GeometryCollection","geometries":[]}', b"[1,2]", b"[[0,0],[1,1],[1,0]]", b",", b"]", b"}", b"\xff", b"\xef\xbb\xbf",
-)  # fmt: skip
-
-
-def _token(rng: Random, data: bytes) -> slice:
-    found = [m.span() for m in _TOKEN.finditer(data, rng.randrange(max(1, len(data) - 4000)))]
-    return slice(*rng.choice(found[:2000])) if found else slice(0, 0)
-
-
-def _replace_token(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    gone = _token(rng, data)
-    return data[: gone.start] + rng.choice(_TOKENS) + data[gone.stop :]
-
-
-def _delete_token(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    gone = _token(rng, data)
-    return data[: gone.start] + data[gone.stop :]
-
-
-def _swap_tokens(rng: Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    one, two = sorted((_token(rng, data), _token(rng, data)), key=lambda s: s.start)
-    if one.stop > two.start:
-        return data
-    return data[: one.start] + data[two] + data[one.stop : two.start] + data[one] + data[two.stop :]
-
-
-_JSON: tuple[Mutation, ...] = (_replace_token, _delete_token, _swap_tokens)
-
-_VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1 << 31, 1 << 63, 10**30, 1.5, 1e308, -1e308, 1e-320, float("nan"), float("inf"), "", "NaN",
-    "-inf", "x" * 1000, "\0", "\ud800", "😀", ": ", "#00ff00", "Polygon", "Point", "Feature", "FeatureCollection", [], {},
-    [[]], [None], [0, 0], [0, 0, 0, 0], [[0, 0]], [[0, 0], [1, 1]], [[[0, 0], [1, 1], [2, 2]]], [[[0, 0], [2, 2], [2, 0], [0, 2]]],
-    {"type": "Point", "coordinates": [1, 2]}, {"type": "GeometryCollection", "geometries": [{"type": "Point", "coordinates": [1e300, 2]}]},
-    {"type": "MultiLineString", "coordinates": [[[0, 0], [0, 0]]]}, {"c": 1e300, "z": None, "t": "x"}, {"name": {}, "color": "red"},
-    {"names": ["A", None, 3], "colorRGB": 1 << 40}, [{"name": "a", "value": 1}, {"name": 1, "value": "x"}, 3],
-    {"type": "Feature", "geometry": None, "properties": {"childObjects": [{}]}},
-)  # fmt: skip
-_KEYS = (
-    "type", "id", "geometry", "nucleusGeometry", "coordinates", "geometries", "properties", "features", "classification",
-    "name", "names", "color", "colorRGB", "measurements", "metadata", "plane", "isEllipse", "isLocked", "objectType",
-    "childObjects", "children", "isMissing", "value",
-)  # fmt: skip
-
-
-def _other_values(rng: Random, data: bytes) -> bytes:
-    """Parse, put values of other types into random places, and write it again."""
-    top = [json.loads(data)]
-    for _ in range(rng.choice((1, 1, 2, 5))):
-        places = _places(top)
-        holder, key = rng.choice(places)
-        how = rng.randrange(6)
-        if how == 0:
-            other, other_key = rng.choice(places)
-            holder[key] = other[other_key]
-        elif how == 1 and isinstance(holder, dict):
-            holder[rng.choice(_KEYS)] = rng.choice(_VALUES)
-        elif how == 2 and len(holder) > 1:
-            del holder[key]
-        elif how == 3:
-            for _ in range(rng.choice((1, 5, 20, 200))):
-                holder[key] = [holder[key]] if rng.random() < 0.7 else {rng.choice(_KEYS): holder[key]}
-        else:
-            holder[key] = rng.choice(_VALUES)
-    return json.dumps(top[0] if top else None, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
-
-
-def _places(top: list[Any]) -> list[tuple[Any, Any]]:
-    """Every (container, key or index); values inside a shared container count once."""
-    result: list[tuple[Any, Any]] = []
-    stack: list[Any] = [top]
-    while stack and len(result) < 3000:
-        holder = stack.pop()
-        for key, value in holder.items() if isinstance(holder, dict) else enumerate(holder):
-            result.append((holder, key))
-            if isinstance(value, dict | list):
-                stack.append(value)
-    return result
+BYTES: tuple[Mutation, ...] = (_flip_bit, _set_bytes, _truncate, _delete, _duplicate, _move, _splice)

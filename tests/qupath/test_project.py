@@ -136,9 +136,7 @@ def test_metadata_missing_in_the_project_are_taken_from_server_json(project: Pro
     assert Project(project.path)["1"].mpp == 0.5
 
 
-def test_backends(project: Project) -> None:
-    with pytest.raises(ProjectError, match="backend='paquo'"):
-        Project(project.path, backend="paquo")  # type: ignore[arg-type]
+def test_a_folder_of_data_is_no_project(project: Project) -> None:
     with pytest.raises(NotAProjectError):
         Project(project.path / "data")
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import struct
@@ -13,11 +12,9 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shapely.geometry.base import BaseGeometry
 
 from qp2train.core.annotation import Annotation, Plane
 from qp2train.errors import QuPathFormatError
-from qp2train.qupath.geojson import read_geojson
 from qp2train.qupath.javanodes import Block, ClassDesc, Field, JArray, JObject, JString
 from qp2train.qupath.javastream import parse, serialise
 from qp2train.qupath.qpbuild import Builder
@@ -33,81 +30,6 @@ def test_worked_example() -> None:
         shapely.Polygon([(1, 2), (4, 2), (4, 6)]), "Tumor", name="A1", id=TRIANGLE_ID, measurements={}
     )
     assert load(TRIANGLE).to_bytes() == TRIANGLE
-
-
-TRUTH = [
-    *(
-        (f"glas/project/data/{i}", f"glas/groundtruth/{name}")
-        for i, name in enumerate(["p01", "p02", "p03", "p05", "p06"], 1)
-    ),
-    *(
-        (f"qupath_written/{version}/project/data/{i}", f"qupath_written/{version}/groundtruth/{name}")
-        for version in ("0.5.1", "0.6.0")
-        for i, name in enumerate(["small.svs", "pyramid_small.tiff", "plain.png"], 1)
-    ),
-]
-
-
-def differ(one: BaseGeometry, other: BaseGeometry, *, by: float) -> bool:
-    """Whether two geometries differ anywhere by more than `by` px.
-
-    Areas differ where a disc of that size fits between them: QuPath's export rounds to 0.01 px and thereby closes
-    gaps and drops spikes that are narrower, however long.
-    """
-    if one.area:
-        return not shapely.symmetric_difference(one, other).buffer(-by / 2).is_empty
-    return bool(shapely.hausdorff_distance(one, other) > by)
-
-
-@pytest.mark.parametrize(("entry", "truth"), TRUTH)
-def test_we_read_what_qupath_itself_exports(shared_data: Path, entry: str, truth: str) -> None:
-    ours = read_annotations(load((shared_data / entry / "data.qpdata").read_bytes())).annotations
-    theirs = {a.id: a for a in read_geojson(shared_data / f"{truth}.geojson")}
-    assert {a.id for a in ours} == set(theirs)
-    for one in ours:
-        other = theirs[one.id]
-        assert (one.kind, one.class_name, one.name, one.locked, one.plane, one.ellipse, one.color, one.metadata) == (
-            (
-                other.kind,
-                other.class_name,
-                other.name,
-                other.locked,
-                other.plane,
-                other.ellipse,
-                other.color,
-                other.metadata,
-            )
-        )
-        assert list(one.measurements) == list(other.measurements)
-        np.testing.assert_equal(list(one.measurements.values()), list(other.measurements.values()))
-        # QuPath's polygon of an ellipse has some 0.1 px between vertices and outline
-        assert not differ(one.geometry, other.geometry, by=0.15 if one.ellipse else 0.02)
-        assert one.geometry.area == pytest.approx(other.geometry.area, rel=0.01, abs=0.5)
-
-
-@pytest.mark.parametrize("version", ["0.5.1", "0.6.0"])
-@pytest.mark.parametrize("entry", [(1, "small.svs"), (2, "pyramid_small.tiff"), (3, "plain.png")])
-def test_hierarchy_areas_and_values_equal_qupaths_dump(shared_data: Path, version: str, entry: tuple[int, str]) -> None:
-    folder = shared_data / "qupath_written" / version
-    dump = json.loads((folder / "groundtruth" / f"{entry[1]}.hierarchy.json").read_text())
-    expected: list[tuple[dict[str, Any], str | None]] = []
-
-    def walk(item: dict[str, Any], parent: str | None) -> None:
-        for child in item["children"]:
-            expected.append((child, parent))
-            walk(child, child["id"])
-
-    walk(dump, None)
-    result = read_annotations(load((folder / "project" / "data" / str(entry[0]) / "data.qpdata").read_bytes()))
-    found = result.annotations
-    assert [(a.id, a.parent, a.name, a.class_name, a.locked) for a in found] == [
-        (item["id"], parent, item["name"], item["cls"], item["locked"]) for item, parent in expected
-    ]
-    for one, (item, _) in zip(found, expected, strict=True):
-        assert one.plane == Plane(item["c"], item["z"], item["t"])
-        if one.id not in result.repaired:  # of a crossing outline, QuPath's area counts parts twice
-            assert one.geometry.area == pytest.approx(item["area"], rel=1e-4, abs=1e-6)
-        np.testing.assert_equal(dict(one.measurements), {k: float(v) for k, v in item["meas"].items()})
 
 
 def test_a_crossing_outline_is_repaired_and_reported(shared_data: Path, caplog: pytest.LogCaptureFixture) -> None:
