@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from rich.console import Group, RenderableType
@@ -9,10 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from qp2train.qupath.checkup import KINDS, CheckUp, ClassFacts, Finding, ImageFacts
+from qp2train.qupath.checkkinds import KINDS
+from qp2train.qupath.checkup import CheckUp, ClassFacts, Finding, ImageFacts
 from qp2train.qupath.uris import STORED
 
 _COLOURS = {"problem": "red", "note": "yellow"}
+_PLAIN = {"detection": "detections", "cell": "cells", "tile": "tiles", "tma_core": "TMA cores"}
 _IMAGES_NAMED = 5
 _ROWS = 200
 
@@ -22,7 +25,7 @@ _NO_COLOUR = (128, 128, 128)
 
 def render(result: CheckUp, *, colors: Mapping[str, Rgb], backend: str = "") -> RenderableType:
     """Images, classes, findings; `backend` is said below the title."""
-    head = f"[bold]{escape(result.name)}[/]: {len(result.images)} images"
+    head = f"[bold]{escape(result.name)}[/]: {len(result.images)} image{'s' * (len(result.images) != 1)}"
     head += f" · saved by QuPath {escape(result.version)}" if result.version else ""
     parts: list[RenderableType] = [Text.from_markup(head)]
     if backend:
@@ -46,7 +49,7 @@ def _images(result: CheckUp) -> Table:
 def _row(image: ImageFacts) -> tuple[str, ...]:
     drawn = [f"{facts.count} × {name}" for name, facts in image.classes.items()]
     drawn += [f"{count} by {source}" for source, count in image.models.items()]
-    drawn += [f"{image.detections} detections"] * (image.detections > 0)
+    drawn += [f"{count} × ({_PLAIN[kind]})" for kind, count in image.others.items()]
     where = "[red]not found[/]" if image.path is None else "found" if image.how == STORED else escape(image.how)
     return (
         escape(image.id),
@@ -63,7 +66,7 @@ def _classes(result: CheckUp, colors: Mapping[str, Rgb]) -> RenderableType:
     if not result.classes:
         return Text("No image has an annotation yet.")
     table = Table(title="Annotations by class, and what a training makes of them", title_justify="left")
-    table.add_column("class", overflow="fold")
+    table.add_column("class", overflow="fold", min_width=14)
     for column in ("number", "mm²", "images"):
         table.add_column(column, justify="right")
     table.add_column("in a training")
@@ -71,10 +74,10 @@ def _classes(result: CheckUp, colors: Mapping[str, Rgb]) -> RenderableType:
     for name, facts in result.classes.items():
         square = _square(colors.get(name, _NO_COLOUR))
         table.add_row(f"{square} {escape(name)}", *_numbers(facts), escape(training[name]))
-    others = {
-        "detections, cells, tiles": sum(image.detections for image in result.images),
-        "predictions nobody corrected": sum(sum(image.models.values()) for image in result.images),
-    }
+    others: Counter[str] = Counter()
+    for image in result.images:
+        others.update({f"({_PLAIN[kind]})": count for kind, count in image.others.items()})
+        others.update({"(predictions nobody corrected)": sum(image.models.values())})
     for name, count in others.items():
         if count:
             table.add_row(f"  {name}", str(count), "", "", "ignored")
@@ -82,7 +85,9 @@ def _classes(result: CheckUp, colors: Mapping[str, Rgb]) -> RenderableType:
 
 
 def _numbers(facts: ClassFacts) -> tuple[str, str, str]:
-    return str(facts.count), "?" if facts.area_mm2 is None else f"{facts.area_mm2:.3g}", str(facts.images)
+    area = f"{facts.area_mm2:.3g}" if facts.without_scale < facts.count else "?"
+    more = f" (+ {facts.without_scale} without scale)" if 0 < facts.without_scale < facts.count else ""
+    return str(facts.count), area + more, str(facts.images)
 
 
 def _unused(result: CheckUp, colors: Mapping[str, Rgb]) -> Iterator[RenderableType]:

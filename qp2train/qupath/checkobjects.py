@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import shapely
@@ -15,8 +15,8 @@ from qp2train.core.geometry import areal
 TINY_PX2 = 1.0
 NEARLY_SAME = 0.95  # intersection over union
 _LEAST_OVERLAP_PX2 = 1.0
-_PAIRS_AT_ONCE = 20_000
-_MOST_PAIRS = 500_000  # of annotations that meet; a project has hundreds
+_AT_ONCE = 500  # annotations
+_MOST_PAIRS = 100_000  # of annotations that meet; a project has hundreds
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +85,18 @@ def _meeting(objects: Sequence[Annotation]) -> Iterator[Found]:
     areas = np.array([areal(a.geometry) for a in chosen], dtype=object)
     if not len(areas):
         return
-    pairs = shapely.STRtree(areas).query(areas, predicate="intersects")
-    first, second = pairs[:, pairs[0] < pairs[1]][:, :_MOST_PAIRS]
+    tree = shapely.STRtree(areas)
     above = {a.id: a.parent for a in objects}
     nearly: dict[str, None] = {}
-    overlap: dict[tuple[str, str], tuple[float, dict[str, None]]] = {}
-    for start in range(0, len(first), _PAIRS_AT_ONCE):
-        i, j = (part[start : start + _PAIRS_AT_ONCE] for part in (first, second))
+    overlap: dict[tuple[str, str], _Overlap] = {}
+    met = 0
+    for start in range(0, len(areas), _AT_ONCE):
+        i, j = tree.query(areas[start : start + _AT_ONCE], predicate="intersects")
+        i, j = i[i + start < j] + start, j[i + start < j]
+        met += len(i)
         common = shapely.area(shapely.intersection(areas[i], areas[j]))
         union = shapely.area(areas[i]) + shapely.area(areas[j]) - common
-        for k in np.flatnonzero(common > _LEAST_OVERLAP_PX2):
+        for k in np.flatnonzero(common > _LEAST_OVERLAP_PX2).tolist():
             a, b = chosen[i[k]], chosen[j[k]]
             if a.plane != b.plane:
                 continue
@@ -103,12 +105,24 @@ def _meeting(objects: Sequence[Annotation]) -> Iterator[Found]:
                     nearly[b.id] = None
             elif a.class_name and b.class_name and not (_is_above(a, b, above) or _is_above(b, a, above)):
                 names = (min(a.class_name, b.class_name), max(a.class_name, b.class_name))
-                area, ids = overlap.setdefault(names, (0.0, {}))
-                overlap[names] = (area + float(common[k]), {**ids, a.id: None, b.id: None})
+                found = overlap.setdefault(names, _Overlap())
+                found.area_px2 += float(common[k])
+                found.ids.update({a.id: None, b.id: None})
+        if met > _MOST_PAIRS:
+            yield Found("crowded", tuple(a.id for a in chosen[start + _AT_ONCE :]) or (chosen[-1].id,))
+            break
     if nearly:
         yield Found("nearly-duplicate", tuple(nearly))
-    for names, (area, ids) in sorted(overlap.items()):
-        yield Found("overlap", tuple(ids), area, names)
+    for names, found in sorted(overlap.items()):
+        yield Found("overlap", tuple(found.ids), found.area_px2, names)
+
+
+@dataclass
+class _Overlap:
+    """Of two classes: the area in both, and whose it is."""
+
+    area_px2: float = 0.0
+    ids: dict[str, None] = field(default_factory=dict)
 
 
 def _is_above(a: Annotation, b: Annotation, above: dict[str, str | None]) -> bool:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import shapely
 
 from qp2train.core.annotation import Annotation
 from qp2train.core.labels import REGION
 from qp2train.errors import MissingCalibrationError, Qp2trainError
+from qp2train.qupath.checkkinds import KINDS, Severity
 from qp2train.qupath.checkobjects import check_objects
 from qp2train.qupath.entry import ImageEntry
 from qp2train.qupath.folder import FolderEntry, SlideFolder
@@ -22,33 +23,6 @@ from qp2train.qupath.uris import STORED
 
 UNCLASSIFIED = "Unclassified"
 MOST_IDS = 20
-
-# kind → (severity, what is wrong, what to do)
-KINDS: Mapping[str, tuple[Literal["problem", "note"], str, str]] = {
-    "slide-missing": ("problem", "slide not found", "give --image-root FOLDER, or see qp2train relink"),
-    "slide-unusable": ("problem", "slide found, but cannot be used", "see the message"),
-    "moved": ("note", "slide found elsewhere than the project says", "qp2train relink --write makes it last"),
-    "uncalibrated": ("problem", "no pixel size in µm", "set it in QuPath: Image tab, Pixel width and height"),
-    "data-unreadable": ("problem", "annotations cannot be read", "restore data.qpdata from its backup"),
-    "save-interrupted": ("problem", "QuPath was interrupted while it saved", "open and save the image in QuPath"),
-    "duplicate-id": ("problem", "objects share an id", "run in QuPath: getAllObjects().each { it.refreshID() }"),
-    "duplicate": ("problem", "objects drawn twice with the same outline and class", "delete one of each in QuPath"),
-    "nearly-duplicate": ("note", "annotations nearly equal to another of their class", "delete one of each in QuPath"),
-    "outside": ("problem", "objects outside of the image", "delete them, or look whether the slide was exchanged"),
-    "over-the-edge": ("note", "annotations that reach over the image's edge", "nothing: what lies outside is ignored"),
-    "overlap": ("note", "annotations of different classes on the same area", "in patches the smaller one wins"),
-    "repaired": ("note", "outlines that cross themselves", "nothing: they are read as QuPath repairs them"),
-    "no-shape": ("note", "objects without a shape", "nothing: they are left out"),
-    "unclassified": ("note", "annotations without a class", "nothing is learnt from them: set a class in QuPath"),
-    "tiny": ("note", "annotations smaller than a pixel", "delete them in QuPath: they are clicks gone wrong"),
-    "no-area": ("note", "lines and points", "they are learnt from, one pixel wide"),
-    "other-plane": ("note", "objects on another z-slice or time point", "slides with several planes cannot be used"),
-    "corrected": ("note", "predictions that were corrected by hand", "they count as yours and are learnt from"),
-    "no-common-metadata": (
-        "note", "no metadata that all images have, to split by", "set 'patient' in QuPath: project list, Edit metadata",
-    ),
-    "orphans": ("note", "data folders of images that are no longer in the project", "nothing: QuPath keeps them, too"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,27 +48,39 @@ class Finding:
     area_mm2: float | None = None
 
     @property
-    def severity(self) -> Literal["problem", "note"]:
+    def severity(self) -> Severity:
         """A problem makes training or prediction fail, or learn what nobody meant; the rest are notes."""
         return KINDS[self.kind][0]
 
 
 @dataclass(frozen=True, slots=True)
 class ClassFacts:
-    """What was drawn of a class: annotations, the sum of their areas (None without pixel size), on how many images."""
+    """What was drawn of a class.
+
+    Args:
+        count: Annotations.
+        area_mm2: The sum of their areas.
+        without_scale: How many of them lie on images without pixel size; their area is not in the sum.
+        images: On how many images.
+    """
 
     count: int
-    area_mm2: float | None
+    area_mm2: float = 0.0
+    without_scale: int = 0
     images: int = 1
 
     def __add__(self, other: ClassFacts) -> ClassFacts:
-        known = [a for a in (self.area_mm2, other.area_mm2) if a is not None]
-        return ClassFacts(self.count + other.count, sum(known) if known else None, self.images + other.images)
+        return ClassFacts(
+            self.count + other.count,
+            self.area_mm2 + other.area_mm2,
+            self.without_scale + other.without_scale,
+            self.images + other.images,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """One image. `classes`: what humans annotated; `models`: objects by each model; `detections`: all other objects."""
+    """One image. `classes`: what humans annotated; `models`: objects of each; `others`: detections … by kind."""
 
     id: str
     name: str
@@ -105,7 +91,7 @@ class ImageFacts:
     metadata: Mapping[str, str]
     classes: Mapping[str, ClassFacts]
     models: Mapping[str, int]
-    detections: int
+    others: Mapping[str, int]
     image_type: str = ""
 
 
@@ -154,8 +140,8 @@ class CheckUp:
         """All of it for JSON.
 
         Keys: name, path, version, images (id, name, path, how, size, mpp, metadata, classes {name: {count, area_mm2,
-        images}}, models {source: objects}, detections, image_type), classes, groups, training, findings (kind,
-        severity, what, remedy, count, image, name, detail, ids, area_mm2).
+        without_scale, images}}, models {source: objects}, others {kind: objects}, image_type), classes, groups,
+        training, findings (kind, severity, what, remedy, count, image, name, detail, ids, area_mm2).
         """
         data = asdict(self)
         data["classes"] = {name: asdict(facts) for name, facts in self.classes.items()}
@@ -193,10 +179,13 @@ def check(
     if isinstance(project, Project) and (orphans := project.orphans()):
         findings.append(Finding("orphans", len(orphans), detail=", ".join(p.name for p in orphans[:MOST_IDS])))
     result = CheckUp(project.name, str(project.path), version, tuple(images), tuple(findings))
+    some = Counter(key for image in images for key in image.metadata)
+    partly = {key: n for key, n in some.items() if n < len(images)}
     if len(images) > 1 and not result.groups:
-        some = Counter(key for image in images for key in image.metadata)
-        said = ", ".join(f"{key}: {n} of {len(images)} images" for key, n in some.most_common())
-        findings.append(Finding("no-common-metadata", len(images), detail=said))
+        findings.append(Finding("no-common-metadata", len(images)))
+    if partly:
+        said = ", ".join(f"{key}: {n} of {len(images)} images" for key, n in partly.items())
+        findings.append(Finding("partial-metadata", len(partly), detail=said))
     order = {kind: i for i, kind in enumerate(KINDS)}
     findings.sort(key=lambda f: (f.severity != "problem", order[f.kind]))
     return CheckUp(result.name, result.path, version, result.images, tuple(findings))
@@ -223,22 +212,21 @@ def _check_entry(entry: ImageEntry | FolderEntry, open_slides: bool) -> tuple[Im
             read, image_type = entry.read(kinds="all"), entry.image_type
         else:
             read = ReadResult(entry.annotations("all"))
-    except Qp2trainError as error:
+    except (Qp2trainError, OSError) as error:  # the other images still have to be looked at
         findings.add("data-unreadable", detail=str(error))
         read = ReadResult([])
-    edited = set(read.edited)
-    human = [a for a in read.annotations if a.kind == "annotation" and (a.source is None or a.id in edited)]
-    mine = {id(a) for a in human}
+    edited = set(read.edited)  # what a human has corrected is the human's
+    objects = [replace(a, source=None) if a.id in edited else a for a in read.annotations]
     px_mm2 = None if mpp is None else mpp**2 / 1e6
     if isinstance(entry, ImageEntry) and (entry.folder / "data.qpdata.bkp").exists():
         findings.add("save-interrupted")
     for kind, ids in (("repaired", read.repaired), ("no-shape", read.without_shape), ("corrected", read.edited)):
         if ids:
             findings.add(kind, ids)
-    repeated = [object_id for object_id, n in Counter(a.id for a in read.annotations).items() if n > 1]
+    repeated = [object_id for object_id, n in Counter(a.id for a in objects).items() if n > 1]
     if repeated:
         findings.add("duplicate-id", repeated)
-    for found in check_objects(read.annotations, size):
+    for found in check_objects(objects, size):
         area = None if found.area_px2 is None or px_mm2 is None else found.area_px2 * px_mm2
         findings.add(found.kind, found.ids, detail=" and ".join(found.classes or ()), area_mm2=area)
     facts = ImageFacts(
@@ -249,9 +237,9 @@ def _check_entry(entry: ImageEntry | FolderEntry, open_slides: bool) -> tuple[Im
         size,
         mpp,
         dict(entry.metadata),
-        _class_facts(human, px_mm2),
-        dict(Counter(str(a.source) for a in read.annotations if a.source is not None and id(a) not in mine)),
-        sum(a.kind != "annotation" and a.source is None for a in read.annotations),
+        _class_facts([a for a in objects if a.kind == "annotation" and a.source is None], px_mm2),
+        dict(Counter(a.source for a in objects if a.source is not None)),
+        dict(Counter(a.kind for a in objects if a.kind != "annotation" and a.source is None)),
         image_type,
     )
     return facts, findings.found
@@ -264,7 +252,9 @@ def _class_facts(annotations: Sequence[Annotation], px_mm2: float | None) -> dic
         name = annotation.class_name or UNCLASSIFIED
         counts[name] += 1
         areas[name] += shapely.area(annotation.geometry)
-    return {n: ClassFacts(c, None if px_mm2 is None else float(areas[n]) * px_mm2) for n, c in sorted(counts.items())}
+    if px_mm2 is None:
+        return {name: ClassFacts(n, without_scale=n) for name, n in sorted(counts.items())}
+    return {name: ClassFacts(n, float(areas[name]) * px_mm2) for name, n in sorted(counts.items())}
 
 
 def _check_slide(
@@ -285,7 +275,7 @@ def _check_slide(
                 size = size or slide.size
                 with contextlib.suppress(MissingCalibrationError):
                     mpp = mpp or slide.mpp
-        except Qp2trainError as error:
+        except (Qp2trainError, OSError) as error:
             findings.add("slide-unusable", detail=str(error))
     if mpp is None and not any(f.kind in ("slide-missing", "slide-unusable") for f in findings.found):
         findings.add("uncalibrated")

@@ -19,7 +19,7 @@ from qp2train.qupath.entry import ImageEntry, image_type_of, located_errors
 from qp2train.qupath.hierarchy import Hierarchy
 from qp2train.qupath.javanodes import JString
 from qp2train.qupath.javastream import gc_paused, serialise
-from qp2train.qupath.pathobject import Rgb, walk
+from qp2train.qupath.pathobject import Rgb, ids_and_children, walk
 from qp2train.qupath.qpbuild import new_file
 from qp2train.qupath.qpdata import load
 from qp2train.qupath.qpproj import DATA_FILE, QUPATH_VERSION, save_summary, to_json
@@ -180,7 +180,7 @@ def _ours_alone(tree: Hierarchy) -> bool:
 
 def _verify(tree: Hierarchy, written: bytes) -> None:
     """Parse what will be written: it must be read back as the same objects, in the same order, below the same."""
-    found = ((obj.id, len(obj.children)) for obj in walk(load(written).root))
+    found = ids_and_children(load(written).root)
     expected = ((obj.id, len(tree.below(obj))) for obj in tree)
     if any(one != other for one, other in zip_longest(found, expected)):
         raise QuPathFormatError("what would be written is not read back as the same objects; nothing was written")

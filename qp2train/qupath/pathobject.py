@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from qp2train.core.annotation import Kind
 from qp2train.errors import QuPathFormatError
-from qp2train.qupath.javanodes import Block, JArray, JObject, Node
+from qp2train.qupath.javanodes import Block, JArray, JObject, JString, Node
 from qp2train.qupath.javatypes import (
     Reuse,
     as_object,
@@ -89,16 +89,34 @@ def read_object(node: JObject, parent: PathObject | None = None) -> PathObject:
         raise QuPathFormatError("an object ends too early") from error
 
 
+def ids_and_children(root: JObject) -> Iterator[tuple[str | None, int]]:
+    """The id of every object in the order of `walk`, and how many children it has; the rest of it is not looked at."""
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        try:
+            metadata, object_id, _, at = _metadata(node.contents)
+            children, _ = _children(node.contents, at)
+        except IndexError as error:
+            raise QuPathFormatError("an object ends too early") from error
+        yield object_id or metadata.get(OBJECT_ID), len(children)
+        stack.extend(reversed(children))
+
+
+def _children(items: list[Node], at: int) -> tuple[list[JObject], int]:
+    """The children that are counted at `at`, and where the object goes on."""
+    data, at = _primitives(items, at)
+    if data == _NO_CHILDREN:
+        return [], at
+    count = struct.unpack(">i", data)[0] if len(data) == 4 else -1
+    if not 0 <= count <= len(items) - at:
+        raise QuPathFormatError(f"an object with {count} children")
+    return [as_object(child) for child in items[at : at + count]], at + count
+
+
 def _take_apart(node: JObject, items: list[Node], kind: Kind | None, parent: PathObject | None) -> PathObject:
     metadata, object_id, measurements, children_at = _metadata(items)
-    data, at = _primitives(items, children_at)
-    children: list[JObject] = []
-    if data != _NO_CHILDREN:
-        count = struct.unpack(">i", data)[0] if len(data) == 4 else -1
-        if not 0 <= count <= len(items) - at:
-            raise QuPathFormatError(f"an object with {count} children")
-        children = [as_object(child) for child in items[at : at + count]]
-        at += count
+    children, at = _children(items, children_at)
     color = int_or_none(items[1])
     result = PathObject(
         node,
@@ -220,7 +238,8 @@ def _metadata_map(node: JObject) -> dict[str, str]:
     keys, values = elements(contents[1]), elements(contents[2])
     if len(keys) != len(values):
         raise QuPathFormatError(f"metadata with {len(keys)} keys and {len(values)} values")
-    return {text_or_none(k) or "": text_or_none(v) or "" for k, v in zip(keys, values, strict=True)}
+    texts = [node.text if type(node) is JString else text_or_none(node) or "" for node in (*keys, *values)]
+    return dict(zip(texts[: len(keys)], texts[len(keys) :], strict=True))
 
 
 def _count_shared(obj: PathObject, reuse: Reuse) -> None:

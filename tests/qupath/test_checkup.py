@@ -15,7 +15,8 @@ from rich.console import Console
 
 from qp2train.core.annotation import Annotation, Kind, Plane
 from qp2train.infotext import render
-from qp2train.qupath.checkup import KINDS, CheckUp, ClassFacts, Finding, check
+from qp2train.qupath.checkkinds import KINDS
+from qp2train.qupath.checkup import CheckUp, ClassFacts, Finding, check
 from qp2train.qupath.folder import SlideFolder
 from qp2train.qupath.geojson import write_geojson
 from qp2train.qupath.project import Project
@@ -107,7 +108,7 @@ def test_what_models_wrote_is_counted_apart_and_what_was_corrected_is_the_humans
     kinds: list[Kind] = ["annotation", "detection"]
     project.write("1", [box(20, 0, 10, kind=k) for k in kinds], source="m")
     (image,) = check(project).images
-    assert (image.models, image.detections, image.classes["Tumor"].count) == ({"m": 2}, 0, 1)
+    assert (image.models, image.others, image.classes["Tumor"].count) == ({"m": 2}, {}, 1)
 
 
 def test_slides_missing_moved_damaged_or_without_scale(tmp_path: Path) -> None:
@@ -130,6 +131,34 @@ def test_slides_missing_moved_damaged_or_without_scale(tmp_path: Path) -> None:
     assert "slide-unusable" not in {f.kind for f in check(project, open_slides=False).findings}
 
 
+def test_areas_of_images_without_scale_are_not_hidden_in_the_sum(tmp_path: Path) -> None:
+    one, other = (ClassFacts(1, 2.5), ClassFacts(3, without_scale=3, images=1))
+    assert one + other == ClassFacts(4, 2.5, without_scale=3, images=2)
+    console = Console(width=120, record=True, file=io.StringIO())
+    checked(tmp_path, [box(0, 0, 10)])
+    project = Project(tmp_path / "p")
+    project.add_image(tmp_path / "b.png", width=200, height=100, annotations=[box(0, 0, 10)])
+    result = check(project)
+    console.print(render(result, colors={}))
+    assert "2.5e-05 (+ 1 without scale)" in console.export_text()
+    assert "patient: 1 of 2 images" in {f.kind: f.detail for f in result.findings}["partial-metadata"]
+
+
+def test_a_crowd_is_not_measured_for_ever_and_that_is_said(tmp_path: Path) -> None:
+    crowd = [box(0, 0, 50 + i / 50, "A" if i % 2 else "B") for i in range(600)]
+    kinds = {f.kind for f in checked(tmp_path, crowd).findings}
+    assert {"crowded", "overlap", "nearly-duplicate"} <= kinds
+
+
+def test_data_that_cannot_be_opened_is_a_finding(tmp_path: Path) -> None:
+    checked(tmp_path, [])
+    project = Project(tmp_path / "p")
+    (entry,) = project
+    entry.data_path.unlink()
+    entry.data_path.mkdir()
+    assert only(check(project)).kind == "data-unreadable"
+
+
 def test_one_damaged_image_does_not_hide_the_others(tmp_path: Path) -> None:
     checked(tmp_path, [box(0, 0, 10)])
     project = Project(tmp_path / "p")
@@ -150,7 +179,7 @@ def test_a_folder_of_slides_is_checked_as_well(tmp_path: Path) -> None:
     write_geojson(tmp_path / "a.geojson", [box(0, 0, 10), box(300, 0, 10)])
     result = check(SlideFolder(tmp_path))
     assert {f.kind for f in result.findings} == {"uncalibrated", "outside"}
-    assert result.classes == {"Tumor": ClassFacts(2, None)}
+    assert result.classes == {"Tumor": ClassFacts(2, 0, without_scale=2)}
 
 
 def test_many_objects_are_looked_at_together(tmp_path: Path) -> None:
@@ -175,5 +204,5 @@ def test_as_text_for_a_terminal_of_any_width(width: int, tmp_path: Path) -> None
     result = checked(tmp_path, [box(300, 0, 10, "[red]T[/]"), box(0, 0, 10)])
     console.print(render(result, colors={"Tumor": (200, 0, 0)}))
     said = " ".join(console.export_text().split())
-    for text in ("1 images", "[red]T[/]", "problem", "outside", "patient (1 different)"):
+    for text in ("p: 1 image ", "[red]T[/]", "problem", "outside", "patient (1 different)"):
         assert text in said
