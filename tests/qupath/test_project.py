@@ -245,7 +245,8 @@ def test_writing_nothing_changes_nothing(project: Project) -> None:
     entry = project["1"]
     before = entry.data_path.stat()
     assert project.write(entry, [], source="m").added == 0
-    assert entry.data_path.stat() == before
+    after = entry.data_path.stat()
+    assert (after.st_ino, after.st_mtime_ns, after.st_size) == (before.st_ino, before.st_mtime_ns, before.st_size)
 
 
 def test_an_image_never_annotated_gets_a_file_that_clear_removes(project: Project, tmp_path: Path) -> None:
