@@ -1,6 +1,7 @@
 """QuPath's files at size: 100,000 polygons in a project, 100,000 and 725,000 features of GeoJSON.
 
     python benchmarks/qupath.py                 # with PAQUO_QUPATH_DIR set and paquo installed: against paquo, too
+    python benchmarks/qupath.py --only read_qpdata --only read_paquo
     python benchmarks/qupath.py --quick         # a hundredth of everything, to see that it runs
 
 Every task runs in a process of its own, one after the other; CPU seconds (user + system) and peak memory are the
@@ -16,7 +17,6 @@ import importlib.util
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -164,22 +164,29 @@ def measure(name: str, folder: Path, count: int, repeats: int) -> Result:
     return Result(seconds, megabytes, objects)
 
 
+def peak_mb() -> float:
+    """The most memory that this process had so far; getrusage would count the parent's, from before exec."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+
+
 def run_task(name: str, folder: Path, count: int) -> None:
     """In a process of its own: what is imported and prepared is not measured."""
     importlib.import_module("qp2train.qupath.project")
     importlib.import_module("qp2train.qupath.geojson")
     work = TASKS[name](folder, count)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mb()
     start = time.process_time()
     objects = work()
     print(f"seconds {time.process_time() - start}")
-    print(f"megabytes {(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}")
+    print(f"megabytes {peak_mb() - before}")
     print(f"objects {objects}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a hundredth of everything")
+    parser.add_argument("--only", action="append", choices=TASKS, help="only this task; may be repeated")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -194,27 +201,24 @@ def main() -> None:
         folder = Path(name)
         prepare(folder, count, large)
         with_paquo = bool(os.environ.get("PAQUO_QUPATH_DIR")) and importlib.util.find_spec("paquo") is not None
-        skipped = set() if with_paquo else {"read_paquo"}
-        results = {
-            task: measure(task, folder, count, 1 if "large" in task else given.repeats)
-            for task in TASKS
-            if task not in skipped
-        }
+        wanted = [t for t in given.only or TASKS if with_paquo or t != "read_paquo"]
+        results = {task: measure(task, folder, count, 1 if "large" in task else given.repeats) for task in wanted}
     print(f"{'':22}{'objects':>9}{'CPU s':>8}{'spread':>16}{'MB':>7}")
     for task, r in results.items():
         spread = f"{r.best:.2f}–{max(r.seconds):.2f}"
         print(f"{task:22}{r.objects:>9,}{r.best:>8.2f}{spread:>16}{r.megabytes:>7.0f}")
-    ours, package = results["read_qpdata"], results["read_geojson_package"]
-    if with_paquo:
-        paquo = results["read_paquo"]
+    if {"read_qpdata", "read_paquo"} <= set(results):
+        ours, paquo = results["read_qpdata"], results["read_paquo"]
         print(
             f"read_qpdata: {paquo.best / ours.best:.1f} times as fast as paquo, "
             f"in {ours.megabytes / paquo.megabytes:.2f} of its memory"
         )
-    elif not given.quick:
-        ratio = PAQUO_READ_S / ours.best
+    elif "read_qpdata" in results and not given.quick:
+        ratio = PAQUO_READ_S / results["read_qpdata"].best
         print(f"read_qpdata: {ratio:.1f} times as fast as paquo was on another machine; none here (PAQUO_QUPATH_DIR)")
-    print(f"read_geojson: {package.best / results['read_geojson'].best:.1f} times as fast as geojson.load + shape()")
+    if {"read_geojson", "read_geojson_package"} <= set(results):
+        ratio = results["read_geojson_package"].best / results["read_geojson"].best
+        print(f"read_geojson: {ratio:.1f} times as fast as geojson.load + shape()")
 
 
 if __name__ == "__main__":

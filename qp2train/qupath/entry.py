@@ -202,7 +202,9 @@ class ImageEntry:
         if data is None:
             return ReadResult([])
         with located_errors(path), gc_paused():
-            return read_annotations(load(data), kinds=kinds)
+            loaded = load(data)
+            del data  # as large as the file
+            return read_annotations(loaded, kinds=kinds)
 
     def annotations(self, kinds: Kinds = "annotation") -> list[Annotation]:
         """The entry's objects, parents before children, in full-resolution pixels.

@@ -72,7 +72,10 @@ class JString:
 
 
 class Block:
-    """Primitive data written by custom code; `long` remembers the 4-byte length form."""
+    """Primitive data written by custom code; `long` remembers the 4-byte length form.
+
+    Blocks have no identity in Java: one node may stand at many places, and is replaced, never changed.
+    """
 
     __slots__ = ("data", "long")
 

@@ -88,11 +88,12 @@ class _Reader:
         self.pos = len(MAGIC)
         self.handles: list[Node] = []
         self.classes: list[ClassDesc] = []
+        self.blocks: dict[bytes, Block] = {}
         self.depth = 0
 
     def contents(self, *, until_end: bool = False) -> list[Node]:
         """Contents up to the end of the stream, or up to ENDBLOCKDATA (class annotations)."""
-        data, handles, size = self.data, self.handles, len(self.data)
+        data, handles, size, blocks = self.data, self.handles, len(self.data), self.blocks
         result: list[Node] = []
         # What is being filled: `target` lacks `left` contents (-1: until ENDBLOCKDATA); then `plan[step:]` of the
         # object whose parts are `values` follows; then the frame on top of the stack goes on.
@@ -162,7 +163,11 @@ class _Reader:
                 end = self.pos = pos + 2 + data[pos + 1]
                 if end > size:
                     raise QuPathFormatError(f"{data[pos + 1]} bytes expected, {size - pos - 2} remain")
-                target.append(Block(data[pos + 2 : end]))
+                raw = data[pos + 2 : end]
+                block = blocks.get(raw)  # "no children", "no probability": of equal ones one is kept
+                if block is None:
+                    block = blocks[raw] = Block(raw)
+                target.append(block)
             elif tag == tc.END:
                 if left >= 0 or (not stack and not plan and not until_end):
                     raise QuPathFormatError("an end mark (78) where none may be")

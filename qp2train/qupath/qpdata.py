@@ -7,7 +7,9 @@ import hashlib
 import logging
 import struct
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from qp2train.core.annotation import Annotation, Plane
@@ -28,6 +30,7 @@ FINGERPRINT_KEY = "qp2train fingerprint"
 MISSING_KEY = "isMissing"
 HIERARCHY = "qupath.lib.objects.hierarchy.PathObjectHierarchy"
 _IDS_SHOWN = 20
+_BATCH = 2000  # objects taken apart at a time: what is needed between stream and Annotation is as large as both
 _PREFIX = "Data file version"
 _WANTED = {
     "annotation": {"annotation"},
@@ -123,35 +126,17 @@ def read_annotations(data: QpData, *, kinds: Kinds = "all") -> ReadResult:
         ValueError: Unknown `kinds`.
     """
     wanted = _wanted(kinds)
-    chosen: list[PathObject] = []
-    for i, obj in enumerate(walk(data.root)):
-        obj.id = obj.id or made_up_id(data.header, i)
-        if obj.kind in wanted:
-            chosen.append(obj)
-    drawn = shapes([obj.roi or obj.nucleus for obj in chosen])
-    cells = [i for i, obj in enumerate(chosen) if obj.nucleus is not None]
-    nuclei = dict(zip(cells, shapes([chosen[i].nucleus for i in cells]), strict=True))
     read = _Reader()
-    annotations = [
-        read.annotation(obj, shape, nuclei.get(i)) for i, (obj, shape) in enumerate(zip(chosen, drawn, strict=True))
-    ]
-    classes = read.classes
-    repaired = tuple(
-        a.id
-        for i, (a, shape) in enumerate(zip(annotations, drawn, strict=True))
-        if shape.repaired or (i in nuclei and nuclei[i].repaired)
-    )
-    if repaired:
-        log.warning("%s: the outline crosses itself or has no extent; repaired", _listed(repaired))
-    bare = tuple(a.id for a, obj in zip(annotations, chosen, strict=True) if obj.roi is None and obj.nucleus is None)
-    if bare:
-        log.warning("%s: no shape; the geometry is empty", _listed(bare))
-    edited = tuple(
-        a.id
-        for a, obj in zip(annotations, chosen, strict=True)
-        if SOURCE_KEY in obj.metadata and is_edited(obj, classes)
-    )
-    return ReadResult(annotations, repaired, bare, edited)
+    numbered = enumerate(walk(data.root))
+    while batch := list(islice(numbered, _BATCH)):
+        for i, obj in batch:
+            obj.id = obj.id or made_up_id(data.header, i)
+        read.objects([obj for _, obj in batch if obj.kind in wanted])
+    if read.repaired:
+        log.warning("%s: the outline crosses itself or has no extent; repaired", _listed(read.repaired))
+    if read.bare:
+        log.warning("%s: no shape; the geometry is empty", _listed(read.bare))
+    return ReadResult(read.annotations, tuple(read.repaired), tuple(read.bare), tuple(read.edited))
 
 
 def fingerprint(class_name: str | None, name: str | None, locked: bool, roi: Node, nucleus: Node = None) -> str:
@@ -167,7 +152,7 @@ def is_edited(obj: PathObject, classes: Classes) -> bool:
     return obj.metadata.get(FINGERPRINT_KEY) != now
 
 
-def _listed(ids: tuple[str, ...]) -> str:
+def _listed(ids: Sequence[str]) -> str:
     shown = ", ".join(ids[:_IDS_SHOWN])
     return f"{len(ids)} object(s) {shown}" + (", …" if len(ids) > _IDS_SHOWN else "")
 
@@ -205,23 +190,42 @@ class _Reader:
     """Objects and their shapes → Annotations; what many objects share is read once."""
 
     def __init__(self) -> None:
-        self.classes = Classes()
+        self.annotations: list[Annotation] = []
+        self.repaired: list[str] = []
+        self.bare: list[str] = []
+        self.edited: list[str] = []
+        self._classes = Classes()
         self._measurements = Measurements()
         self._planes = Planes()
 
-    def annotation(self, obj: PathObject, shape: Shape, nucleus: Shape | None) -> Annotation:
-        metadata = obj.metadata
-        source = metadata.get(SOURCE_KEY)
+    def objects(self, chosen: Sequence[PathObject]) -> None:
+        """Add these objects' annotations."""
+        drawn = shapes([obj.roi or obj.nucleus for obj in chosen])
+        cells = [i for i, obj in enumerate(chosen) if obj.nucleus is not None]
+        nuclei = dict(zip(cells, shapes([chosen[i].nucleus for i in cells]), strict=True))
+        for i, (obj, shape) in enumerate(zip(chosen, drawn, strict=True)):
+            annotation = self._annotation(obj, shape, nuclei.get(i))
+            self.annotations.append(annotation)
+            if shape.repaired or (i in nuclei and nuclei[i].repaired):
+                self.repaired.append(annotation.id)
+            if obj.roi is None and obj.nucleus is None:
+                self.bare.append(annotation.id)
+            if SOURCE_KEY in obj.metadata and is_edited(obj, self._classes):
+                self.edited.append(annotation.id)
+
+    def _annotation(self, obj: PathObject, shape: Shape, nucleus: Shape | None) -> Annotation:
+        metadata = dict(obj.metadata)
+        source = metadata.pop(SOURCE_KEY, None)
         if source is not None:
-            metadata = {key: value for key, value in metadata.items() if key not in (SOURCE_KEY, FINGERPRINT_KEY)}
+            metadata.pop(FINGERPRINT_KEY, None)
         if obj.missing:
-            metadata = {**metadata, MISSING_KEY: "true"}
+            metadata[MISSING_KEY] = "true"
         parent, roi = obj.parent, obj.roi or obj.nucleus
         assert obj.kind is not None  # the root is never chosen
         assert obj.id is not None
         return Annotation(
             shape.geometry,
-            self.classes.name(obj.path_class),
+            self._classes.name(obj.path_class),
             kind=obj.kind,
             name=obj.name,
             measurements=self._measurements.read(obj.measurements),

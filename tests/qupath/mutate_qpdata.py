@@ -110,6 +110,10 @@ def _other_tree(rng: Random, data: bytes) -> bytes:
             holder[at] = rng.choice(nodes)
         elif how == 3:
             holder[at] = rng.choice((JString(""), JString("\0😀\ud800"), JString("x" * 70_000), JString("-1e999")))
+        elif isinstance(block := holder[at], Block):  # replaced, not changed: equal blocks of a file are one node
+            data = block.data
+            other = (_other_number(rng, data), data * 2, b"", struct.pack(">i", rng.choice(_COUNTS)))
+            holder[at] = Block(rng.choice(other))
         else:
             _other_content(rng, holder[at], nodes)
     for node in rng.sample(nodes, min(2, len(nodes))):
@@ -121,11 +125,7 @@ def _other_tree(rng: Random, data: bytes) -> bytes:
 
 
 def _other_content(rng: Random, node: Any, nodes: list[Any]) -> None:
-    if isinstance(node, Block):
-        node.data = rng.choice(
-            (_other_number(rng, node.data), node.data * 2, b"", struct.pack(">i", rng.choice(_COUNTS)))
-        )
-    elif isinstance(node, JArray) and isinstance(node.items, bytes):
+    if isinstance(node, JArray) and isinstance(node.items, bytes):
         width = {"[B": 1, "[F": 4, "[I": 4}.get(node.desc.name, 8)
         count = rng.choice((0, 1, 2, len(node.items) // width + 1))
         node.items = rng.choice((_other_number(rng, node.items), (node.items * 2)[: count * width]))
