@@ -7,7 +7,7 @@ of its place.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -22,7 +22,7 @@ from qp2train.qupath.javastream import gc_paused, serialise
 from qp2train.qupath.pathobject import Rgb, ids_and_children, walk
 from qp2train.qupath.qpbuild import new_file
 from qp2train.qupath.qpdata import load
-from qp2train.qupath.qpproj import DATA_FILE, QUPATH_VERSION, save_summary, to_json
+from qp2train.qupath.qpproj import DATA_FILE, QUPATH_VERSION, count_objects, save_summary, to_json
 from qp2train.qupath.savefile import BACKUP_SUFFIX, Stamp, check_unchanged, lock, read_stamped, remove, save
 from qp2train.qupath.writeback import remove_objects, write_objects
 from qp2train.qupath.writereport import Mode, WriteReport, changes
@@ -112,7 +112,8 @@ def create(
     save(entry.data_path, data)
     if thumbnail is not None:
         save(entry.folder / "thumbnail.jpg", thumbnail)
-    save_summary(entry.folder, walk(load(data).root), image_type=image_type, server=builder["metadata"])
+    counts = count_objects(walk(load(data).root))
+    save_summary(entry.folder, counts, image_type=image_type, server=builder["metadata"])
 
 
 def _update(
@@ -154,11 +155,13 @@ def _replaced(entry: ImageEntry, change: Callable[[Hierarchy], WriteReport], mer
     new = tree.data.to_bytes()
     if new == old:
         return report
-    _verify(tree, new)
+    expected, counts, image_type = list(tree.outline()), count_objects(tree), image_type_of(tree.data)
+    del tree  # what it took is needed for reading back
+    _verify(expected, new)
     keep = BACKUP_SUFFIX if not ours or not path.with_name(path.name + BACKUP_SUFFIX).exists() else None
     save(path, new, expected=stamp, backup=keep)
     entry._seen = read_stamped(path)[1]
-    save_summary(entry.folder, tree, image_type=image_type_of(tree.data), server=entry._server)
+    save_summary(entry.folder, counts, image_type=image_type, server=entry._server)
     return report
 
 
@@ -178,10 +181,9 @@ def _ours_alone(tree: Hierarchy) -> bool:
     return marked and not tree.below(tree.root)
 
 
-def _verify(tree: Hierarchy, written: bytes) -> None:
+def _verify(expected: Iterable[tuple[str | None, int]], written: bytes) -> None:
     """Parse what will be written: it must be read back as the same objects, in the same order, below the same."""
     found = ids_and_children(load(written).root)
-    expected = ((obj.id, len(tree.below(obj))) for obj in tree)
     if any(one != other for one, other in zip_longest(found, expected)):
         raise QuPathFormatError("what would be written is not read back as the same objects; nothing was written")
 

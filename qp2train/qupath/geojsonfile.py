@@ -31,13 +31,12 @@ def members(path: Path, *, piece: int = PIECE) -> Iterator[Iterator[bytes]]:
     """
     with _named(), path.open("rb") as file:
         magic = file.read(4)
-        limit = [max(_UNPACKED_AT_LEAST, _UNPACKED_RATIO * file.seek(0, io.SEEK_END))]
         file.seek(0)
         if magic[:2] == b"\x1f\x8b":
             with gzip.GzipFile(fileobj=file) as unpacked:
-                yield _pieces(unpacked, piece, limit)
+                yield _pieces(unpacked, piece, _Ratio(file))
         elif magic == b"PK\3\4":
-            yield from _zipped(file, piece, limit)
+            yield from _zipped(file, piece, _Ratio(file))
         else:
             yield _pieces(file, piece)
 
@@ -54,20 +53,28 @@ def _named() -> Iterator[None]:
         raise QuPathFormatError(f"the file cannot be read: {error}") from error
 
 
-def _pieces(file: IO[bytes] | gzip.GzipFile, piece: int, left: list[int] | None = None) -> Iterator[bytes]:
-    """`left`: how many bytes may still come, of all members together."""
+class _Ratio:
+    """What came out of a packed file, all members together, compared with what has been read of it."""
+
+    def __init__(self, packed_file: IO[bytes]) -> None:
+        self._packed_file = packed_file
+        self._unpacked = 0
+
+    def count(self, data: bytes) -> None:
+        self._unpacked += len(data)
+        if self._unpacked > max(_UNPACKED_AT_LEAST, _UNPACKED_RATIO * self._packed_file.tell()):
+            raise QuPathFormatError("it unpacks to far more than GeoJSON does: unpack it yourself, and look at it")
+
+
+def _pieces(file: IO[bytes] | gzip.GzipFile, piece: int, ratio: _Ratio | None = None) -> Iterator[bytes]:
     with _named():
         while data := file.read(piece):
-            if left is not None:
-                left[0] -= len(data)
-                if left[0] < 0:
-                    raise QuPathFormatError(
-                        "it unpacks to far more than GeoJSON does: unpack it yourself, and look at it"
-                    )
+            if ratio is not None:
+                ratio.count(data)
             yield data
 
 
-def _zipped(file: IO[bytes], piece: int, left: list[int]) -> Iterator[Iterator[bytes]]:
+def _zipped(file: IO[bytes], piece: int, ratio: _Ratio) -> Iterator[Iterator[bytes]]:
     with ZipFile(file) as archive:
         found = [
             info
@@ -82,7 +89,7 @@ def _zipped(file: IO[bytes], piece: int, left: list[int]) -> Iterator[Iterator[b
             if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
                 raise QuPathFormatError(f"{info.filename!r} is packed by method {info.compress_type}, not by deflate")
             with archive.open(info) as member:
-                yield _pieces(member, piece, left)
+                yield _pieces(member, piece, ratio)
 
 
 def packed(path: Path, pieces: Iterable[bytes]) -> Iterator[bytes]:

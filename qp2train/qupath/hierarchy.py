@@ -52,6 +52,10 @@ class Hierarchy:
         for i, obj in enumerate(self):
             yield obj.id or made_up_id(header, i), obj
 
+    def outline(self) -> Iterator[tuple[str | None, int]]:
+        """The id of every object, and how many children it has; as `ids_and_children` reads it from a file."""
+        return ((obj.id, len(self.below(obj))) for obj in self)
+
     def class_colors(self) -> dict[str, Rgb]:
         """Class name → (r, g, b) of the classes that the objects have."""
         colors = {name: self.classes.color(node) for name, node in self.classes.nodes.items()}

@@ -271,12 +271,32 @@ def _classes_file(folder: Path) -> Path:
     return folder / "classifiers" / "classes.json"
 
 
-def save_summary(folder: Path, objects: Iterable[PathObject], *, image_type: str, server: Mapping[str, Any]) -> None:
+def count_objects(objects: Iterable[PathObject]) -> dict[str, Any]:
+    """What a summary says of an entry's objects, the root among them."""
+    kinds: Counter[str] = Counter()
+    annotations: Counter[str] = Counter()
+    detections: Counter[str] = Counter()
+    classes = Classes()
+    for obj in objects:
+        kinds[_SUMMARY_KINDS[obj.kind]] += 1
+        if obj.kind == "annotation":
+            annotations[classes.name(obj.path_class) or "Unclassified"] += 1
+        elif obj.kind in ("detection", "cell", "tile"):
+            detections[classes.name(obj.path_class) or "Unclassified"] += 1
+    return {
+        "nObjects": sum(kinds.values()),
+        "objectTypeCounts": dict(kinds),
+        "annotationClassificationCounts": dict(annotations),
+        "detectionClassificationCounts": dict(detections),
+    }
+
+
+def save_summary(folder: Path, counts: Mapping[str, Any], *, image_type: str, server: Mapping[str, Any]) -> None:
     """Bring an entry's summary.json up to date; QuPath never reads it, people and our table do.
 
     Args:
         folder: The entry's folder, with data.qpdata just written.
-        objects: All of it, the root too.
+        counts: Of its objects, by `count_objects`.
         image_type: QuPath's name of it, for a summary that does not exist yet.
         server: The image's metadata, for the same.
     """
@@ -290,21 +310,6 @@ def save_summary(folder: Path, objects: Iterable[PathObject], *, image_type: str
             "imageType": image_type,
             "server": {**size, "sizeC": len(server.get("channels", [])) or 3},
         }
-    kinds: Counter[str] = Counter()
-    annotations: Counter[str] = Counter()
-    detections: Counter[str] = Counter()
-    classes = Classes()
-    for obj in objects:
-        kinds[_SUMMARY_KINDS[obj.kind]] += 1
-        if obj.kind == "annotation":
-            annotations[classes.name(obj.path_class) or "Unclassified"] += 1
-        elif obj.kind in ("detection", "cell", "tile"):
-            detections[classes.name(obj.path_class) or "Unclassified"] += 1
     summary["timestamp"] = os.stat(folder / DATA_FILE).st_mtime_ns // 1_000_000
-    summary["hierarchy"] = {
-        "nObjects": sum(kinds.values()),
-        "objectTypeCounts": dict(kinds),
-        "annotationClassificationCounts": dict(annotations),
-        "detectionClassificationCounts": dict(detections),
-    }
+    summary["hierarchy"] = dict(counts)
     save(path, to_json(summary, pretty=False))

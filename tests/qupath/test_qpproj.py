@@ -10,6 +10,7 @@ from qp2train.errors import NotAProjectError, ProjectError, QuPathFormatError
 from qp2train.qupath.newimage import image_builder
 from qp2train.qupath.pathobject import argb, rgb
 from qp2train.qupath.qpproj import (
+    count_objects,
     default_color,
     find_project,
     read_classes,
@@ -124,7 +125,7 @@ def test_the_summary_of_a_tissue_microarray(tmp_path: Path) -> None:
     (tmp_path / "data.qpdata").touch()
     objects = [SimpleNamespace(kind=kind, path_class=None) for kind in (None, "tma_core", "tma_core", "cell", "tile")]
     server = {"width": 5, "height": 4, "sizeZ": 3, "sizeT": 2, "channels": [{}]}
-    save_summary(tmp_path, objects, image_type="OTHER", server=server)  # type: ignore[arg-type]
+    save_summary(tmp_path, count_objects(objects), image_type="OTHER", server=server)  # type: ignore[arg-type]
     summary = read_json(tmp_path / "summary.json")
     assert summary["server"] == {"width": 5, "height": 4, "sizeC": 1, "sizeZ": 3, "sizeT": 2}
     assert summary["hierarchy"] == {
