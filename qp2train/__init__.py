@@ -27,6 +27,7 @@ _HOME = {
     "fit": "qp2train.learn.fit",
     "iter_geojson": "qp2train.qupath.geojson",
     "load_model": "qp2train.learn.models",
+    "open_channels": "qp2train.slides",
     "open_slide": "qp2train.slides",
     "paint": "qp2train.sampling.mask",
     "predict": "qp2train.infer.predict",

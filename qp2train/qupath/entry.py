@@ -168,7 +168,7 @@ class ImageEntry:
                 f"slide of {self.name} not found. Stored URI: {self.uri}. Looked in: {looked}. image_roots: {roots}. "
                 "Give Project(…, image_roots=[folder]) the folder that holds the slides"
             )
-        from qp2train.slides.openslide import open_image  # on demand: listing a project needs no slide reader
+        from qp2train.slides.open import open_image  # on demand: listing a project needs no slide reader
 
         check_pixels(self._server, self.name)
         sides = self._pixel_sides()

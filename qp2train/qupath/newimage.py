@@ -16,7 +16,6 @@ from qp2train.errors import ProjectError
 from qp2train.qupath.pathobject import argb
 from qp2train.qupath.uris import path_to_uri
 from qp2train.slides import open_slide
-from qp2train.slides.openslide import OpenSlideSlide
 from qp2train.slides.slide import PyramidSlide
 
 OPENSLIDE = "qupath.lib.images.servers.openslide.OpenslideServerBuilder"
@@ -61,7 +60,7 @@ def facts(path: Path) -> Facts:
         UnreadableSlideError: It cannot be read.
     """
     with open_slide(path, view="") as whole:
-        properties = whole.properties if isinstance(whole, OpenSlideSlide) else {}
+        properties = whole.properties
         levels = tuple(_level(whole.size, size) for size in whole.level_sizes)
     x, y, power, tile_w, tile_h = (
         _positive(properties.get(f"openslide.{name}"))

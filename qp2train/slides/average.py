@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.sparse import csr_array
 
 
-def area_average(
-    pixels: NDArray[np.uint8], part: tuple[float, float, float, float], size: tuple[int, int]
-) -> NDArray[np.uint8]:
-    """The part (left, top, right, bottom) of H×W×3 pixels as `size` = (width, height) pixels.
+def area_average(pixels: NDArray[Any], part: tuple[float, float, float, float], size: tuple[int, int]) -> NDArray[Any]:
+    """The part (left, top, right, bottom) of H×W×C pixels, of any type, as `size` = (width, height) pixels.
 
     Each pixel that comes out is the mean of what it covers, a half covered pixel counting half. Enlarging is
-    bilinear.
+    bilinear for 8-bit colour; other images keep their values.
     """
     (left, top, right, bottom), (width, height) = part, size
     across, down = (right - left) / width, (bottom - top) / height
+    if pixels.dtype != np.uint8 or pixels.shape[2] != 3:
+        return _weighted(pixels, part, size)
     if max(across, down) <= 1.001:
         # At the same scale, interpolating between two pixels weighs each by how much of it is covered.
         how = Image.Resampling.BILINEAR
@@ -29,16 +31,15 @@ def area_average(
     return np.array(Image.fromarray(pixels).resize(size, how, box=part))
 
 
-def _weighted(
-    pixels: NDArray[np.uint8], part: tuple[float, float, float, float], size: tuple[int, int]
-) -> NDArray[np.uint8]:
+def _weighted(pixels: NDArray[Any], part: tuple[float, float, float, float], size: tuple[int, int]) -> NDArray[Any]:
     (left, top, right, bottom), (width, height) = part, size
-    rows, columns = pixels.shape[:2]
-    lower = _shares(top, bottom, height, rows) @ pixels.reshape(rows, columns * 3).astype(np.float32)
-    turned = np.ascontiguousarray(lower.reshape(height, columns, 3).transpose(1, 0, 2))
-    narrow = _shares(left, right, width, columns) @ turned.reshape(columns, height * 3)
-    mean: NDArray[np.float32] = narrow.reshape(width, height, 3).transpose(1, 0, 2)
-    return np.rint(mean).astype(np.uint8, order="C")
+    rows, columns, channels = pixels.shape
+    lower = _shares(top, bottom, height, rows) @ pixels.reshape(rows, columns * channels).astype(np.float32)
+    turned = np.ascontiguousarray(lower.reshape(height, columns, channels).transpose(1, 0, 2))
+    narrow = _shares(left, right, width, columns) @ turned.reshape(columns, height * channels)
+    mean: NDArray[np.float32] = narrow.reshape(width, height, channels).transpose(1, 0, 2)
+    whole = mean if pixels.dtype.kind == "f" else np.rint(mean)
+    return whole.astype(pixels.dtype, order="C")
 
 
 def _shares(start: float, stop: float, count: int, length: int) -> csr_array:

@@ -80,6 +80,16 @@ class PyramidSlide:
         return ""
 
     @property
+    def bounds(self) -> tuple[int, int, int, int] | None:
+        """(x, y, width, height) of what is not empty, where the file says so."""
+        return None
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """What the file says of itself, by OpenSlide's names; empty where OpenSlide does not read it."""
+        return {}
+
+    @property
     def size(self) -> tuple[int, int]:
         return self._level_sizes()[0]
 

@@ -1,0 +1,243 @@
+"""Tiles decoded directly are OpenSlide's pixels, or OpenSlide reads them."""
+
+import logging
+import multiprocessing
+import pickle
+import resource
+import threading
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pytest
+from tiffs import picture, set_tile, tile_bytes, write_slide
+
+from qp2train import Box, open_slide
+from qp2train.errors import UnreadableSlideError
+from qp2train.slides.openslide import OpenSlideSlide
+from qp2train.slides.slide import PyramidSlide
+from qp2train.slides.tilecache import TILES, TileCache
+from qp2train.slides.tiled import TiledSlide
+
+KINDS = {
+    "JPEG 4:4:4": {"compression": "jpeg", "subsampling": (1, 1)},
+    "JPEG 4:2:2": {"compression": "jpeg", "subsampling": (2, 1)},
+    "JPEG 4:2:0": {"compression": "jpeg", "subsampling": (2, 2), "compressionargs": {"level": 85}},
+    "JPEG 2000": {"compression": 33005, "aperio": True},
+    "Aperio JPEG": {"compression": "jpeg", "subsampling": (2, 2), "aperio": True},
+    "LZW": {"compression": "lzw"},
+    "LZW, differences": {"compression": "lzw", "predictor": True},
+    "deflate": {"compression": "zlib"},
+    "none": {},
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_tiles_from_other_tests():
+    TILES.clear()
+
+
+def by_openslide(path: Path, level: int) -> np.ndarray:
+    with openslide.OpenSlide(path) as slide:
+        rgba = np.asarray(slide.read_region((0, 0), level, slide.level_dimensions[level]))
+    return np.where(rgba[..., 3:] == 255, rgba[..., :3], 255).astype(np.uint8)
+
+
+def whole_level(slide: PyramidSlide, level: int) -> np.ndarray:
+    return slide._read_level(level, 0, 0, *slide.level_sizes[level])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [(384, 512), (299, 517), (61, 77)], ids=str)
+def test_pixels_are_openslides(tmp_path, kind, size):
+    path = write_slide(tmp_path / "s.tif", picture(*size), **KINDS[kind])
+    with open_slide(path) as slide:
+        assert isinstance(slide, TiledSlide)
+        assert len(slide.level_sizes) == 3
+        for level in range(3):
+            assert np.array_equal(whole_level(slide, level), by_openslide(path, level))
+
+
+@pytest.mark.parametrize("tile", [16, 48, 256])
+def test_a_region_across_tiles_is_the_part_of_the_whole(tmp_path, tile):
+    array = picture(300, 400)
+    with open_slide(write_slide(tmp_path / "s.tif", array, tile=tile)) as slide:
+        rng = np.random.default_rng(0)
+        for _ in range(50):
+            x, y, w, h = (int(v) for v in rng.integers((-60, -60, 1, 1), (400, 300, 200, 200)))
+            padded = np.pad(array, ((200, 200), (200, 200), (0, 0)), constant_values=255)
+            assert np.array_equal(slide.read(Box(x, y, w, h), (w, h)), padded[y + 200 :, x + 200 :][:h, :w])
+
+
+def test_averaged_reading_is_the_same_through_either_door(tmp_path):
+    path = write_slide(tmp_path / "s.tif", picture(512, 512), compression="jpeg")
+    with open_slide(path) as fast, OpenSlideSlide(path) as slow:
+        for box, size in [
+            (Box(3, 5, 96, 96), (32, 32)),
+            (Box(0.5, 7.25, 300, 200), (110, 70)),
+            (Box(-9, 0, 64, 64), (16, 16)),
+        ]:
+            assert np.array_equal(fast.read(box, size), slow.read(box, size))
+        assert fast.mpp == slow.mpp
+        assert fast.properties == slow.properties
+
+
+def test_what_openslide_shows_otherwise_is_left_to_it(tmp_path, caplog):
+    """Aperio's JPEG 2000 in YCbCr: OpenSlide converts the colours, the bare decoder does not."""
+    path = write_slide(tmp_path / "s.svs", picture(300, 300), aperio=True, compression=33003, photometric="ycbcr")
+    with caplog.at_level(logging.INFO), open_slide(path) as slide:
+        assert isinstance(slide, OpenSlideSlide)
+        assert np.array_equal(whole_level(slide, 0), by_openslide(path, 0))
+    assert "s.svs: read by OpenSlide" in caplog.text
+
+
+class TestDamage:
+    def test_a_missing_tile_of_the_last_level_is_made_as_openslide_does(self, tmp_path):
+        path = write_slide(tmp_path / "s.svs", picture(512, 512), aperio=True, compression="jpeg", levels=(1, 2))
+        set_tile(path, 1, 3, count=0)
+        with open_slide(path) as slide:
+            assert isinstance(slide, TiledSlide)
+            assert np.array_equal(whole_level(slide, 1), by_openslide(path, 1))
+
+    def test_below_a_missing_tile_openslide_trusts_no_level(self, tmp_path):
+        path = write_slide(tmp_path / "s.svs", picture(512, 512), aperio=True, compression="jpeg")
+        set_tile(path, 1, 3, count=0)
+        with open_slide(path) as slide:
+            assert isinstance(slide, OpenSlideSlide)
+            for level in range(3):
+                assert np.array_equal(whole_level(slide, level), by_openslide(path, level))
+
+    def test_a_damaged_tile_is_a_named_error_and_the_others_are_read(self, tmp_path):
+        array = picture(512, 512)
+        path = write_slide(tmp_path / "s.tif", array, levels=(1,), compression="zlib")
+        offset, count = tile_bytes(path, 0, 5)
+        with path.open("r+b") as file:
+            file.seek(offset)
+            file.write(b"\xff" * count)
+        with open_slide(path) as slide:
+            for _ in range(2):
+                with pytest.raises(UnreadableSlideError, match=r"s\.tif: cannot read"):
+                    slide.read(Box(128, 128, 128, 128), (128, 128))
+                assert np.array_equal(slide.read(Box(384, 0, 128, 128), (128, 128)), array[:128, 384:])
+
+    @pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
+    def test_a_truncated_file(self, tmp_path, kept):
+        path = write_slide(tmp_path / "s.tif", picture(512, 512), compression="jpeg")
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
+        with pytest.raises(UnreadableSlideError, match=r"s\.tif"), open_slide(path) as slide:
+            slide.read(Box(0, 0, 512, 512), (512, 512))
+
+    @pytest.mark.parametrize("lie", [{"offset": 2**31}, {"count": 2**32 - 1}, {"offset": 0}, {"count": 1}], ids=str)
+    def test_a_file_that_lies_of_its_tiles(self, tmp_path, lie):
+        path = write_slide(tmp_path / "s.tif", picture(512, 512), levels=(1,), compression="jpeg")
+        set_tile(path, 0, 6, **lie)
+        with pytest.raises(UnreadableSlideError, match=r"s\.tif"), open_slide(path) as slide:
+            slide.read(Box(0, 0, 512, 512), (512, 512))
+
+    def test_a_tile_that_claims_to_be_huge_is_not_decoded(self, tmp_path):
+        """4 kB of JPEG that say 65,000 × 65,000 would take 12 GB."""
+        path = write_slide(tmp_path / "s.tif", picture(512, 512), levels=(1,), compression="jpeg")
+        offset, count = tile_bytes(path, 0, 6)
+        data = bytearray(path.read_bytes())
+        header = data.index(b"\xff\xc0", offset, offset + count)
+        data[header + 5 : header + 9] = (65_000).to_bytes(2, "big") * 2
+        path.write_bytes(data)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with open_slide(path) as slide, pytest.raises(UnreadableSlideError, match=r"s\.tif"):
+            slide.read(Box(256, 128, 10, 10), (10, 10))
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
+
+    def test_a_closed_slide_says_so(self, tmp_path):
+        slide = open_slide(write_slide(tmp_path / "s.tif", picture(100, 100)))
+        slide.close()
+        with pytest.raises(UnreadableSlideError, match="closed"):
+            slide.read(Box(0, 0, 10, 10), (10, 10))
+
+
+def _mean(slide: PyramidSlide, box: Box) -> float:
+    return float(slide.read(box, (64, 64)).mean())
+
+
+class TestSharing:
+    @pytest.mark.parametrize("door", [open_slide, OpenSlideSlide])
+    @pytest.mark.parametrize("start", ["fork", "spawn"])
+    def test_processes(self, tmp_path, door, start):
+        path = write_slide(tmp_path / "s.tif", picture(512, 512), compression="jpeg")
+        boxes = [Box(x, y, 64, 64) for x in range(0, 448, 90) for y in range(0, 448, 90)]
+        with door(path) as slide:
+            expected = [_mean(slide, box) for box in boxes]
+            with multiprocessing.get_context(start).Pool(2) as pool:
+                assert pool.starmap(_mean, [(slide, box) for box in boxes], chunksize=3) == expected
+
+    def test_threads_share_one_reader(self, tmp_path):
+        array = picture(512, 512)
+        wrong: list[int] = []
+        with open_slide(write_slide(tmp_path / "s.tif", array, tile=64, compression="zlib")) as slide:
+
+            def reading(seed: int) -> None:
+                rng = np.random.default_rng(seed)
+                for _ in range(60):
+                    x, y = (int(v) for v in rng.integers(0, 412, 2))
+                    if not np.array_equal(slide.read(Box(x, y, 100, 100), (100, 100)), array[y : y + 100, x : x + 100]):
+                        wrong.append(seed)
+
+            threads = [threading.Thread(target=reading, args=(seed,)) for seed in range(6)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert wrong == []
+
+    def test_a_slide_is_pickled_as_its_path(self, tmp_path):
+        with open_slide(write_slide(tmp_path / "s.tif", picture(300, 300)), mpp=0.7) as slide:
+            data = pickle.dumps(slide)
+            assert len(data) < 1000
+            with pickle.loads(data) as again:
+                assert isinstance(again, TiledSlide)
+                assert again.mpp == 0.7
+
+    def test_what_is_read_is_ones_own(self, tmp_path):
+        with open_slide(write_slide(tmp_path / "s.tif", picture(256, 256))) as slide:
+            first = slide.read(Box(0, 0, 128, 128), (128, 128))
+            kept = first.copy()
+            first[:] = 0
+            assert np.array_equal(slide.read(Box(0, 0, 128, 128), (128, 128)), kept)
+
+
+class TestCache:
+    def test_the_tiles_used_last_are_kept(self):
+        cache = TileCache(capacity=300)
+        tiles = {name: np.full((10, 10, 1), i, np.uint8) for i, name in enumerate("abcd")}
+        for name in "abc":
+            cache.put(name, tiles[name])
+        assert cache.get("a") is tiles["a"]
+        cache.put("d", tiles["d"])
+        assert [cache.get(name) is not None for name in "abcd"] == [True, False, True, True]
+        assert cache.nbytes == 300
+
+    def test_a_tile_larger_than_all_is_not_kept(self):
+        cache = TileCache(capacity=10)
+        cache.put("a", np.zeros((4, 4, 1), np.uint8))
+        assert cache.get("a") is None
+        assert cache.nbytes == 0
+
+    def test_reading_fills_it_to_its_bound(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(TILES, "capacity", 5 * 64 * 64 * 3)
+        with open_slide(write_slide(tmp_path / "s.tif", picture(512, 512), tile=64)) as slide:
+            slide.read(Box(0, 0, 512, 512), (512, 512))
+        assert TILES.nbytes == 5 * 64 * 64 * 3
+
+
+def test_real_slides_are_read_as_openslide_reads_them(shared_data):
+    files = [*(shared_data / "slides").iterdir(), *(shared_data / "glas" / "slides").glob("*.tif*")]
+    fast = compared = 0
+    for file in files:
+        if openslide.OpenSlide.detect_format(str(file)) is None or file.name == "openslide_unreadable.svs":
+            continue
+        with open_slide(file, view="") as slide:
+            fast += isinstance(slide, TiledSlide)
+            for level in range(len(slide.level_sizes)):
+                assert np.array_equal(whole_level(slide, level), by_openslide(file, level)), (file, level)
+                compared += 1
+    assert fast >= 7
+    assert compared >= 20
