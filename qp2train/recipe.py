@@ -40,7 +40,7 @@ from qp2train.sampling.plan import sample_patches
 # Section → function, and the arguments that the program supplies itself.
 SECTIONS: Mapping[str, tuple[Callable[..., Any], frozenset[str]]] = {
     "labels": (LabelMap, frozenset()),
-    "sample": (sample_patches, frozenset({"entries", "labels", "progress"})),
+    "sample": (sample_patches, frozenset({"entries", "labels", "scores", "progress"})),
     "split": (PatchTable.split, frozenset({"self"})),
     "model": (Segmentation, frozenset({"labels"})),
     "fit": (fit, frozenset({"spec", "train", "val", "out", "progress"})),
@@ -145,6 +145,8 @@ def _checked(data: Mapping[str, Any], *, base: Path) -> Recipe:
     if "project" not in data:
         raise RecipeError("the recipe does not say which project: add 'project: <folder or project.qpproj>'")
     sections = {s: checked_arguments(s, data.get(s)) for s in SECTIONS if s in data}
+    if sections.get("fit", {}).get("cache"):
+        sections["fit"]["cache"] = _path(base, str(sections["fit"]["cache"]), "fit.cache")
     if "classes" not in sections.get("labels", {}):
         raise RecipeError("the recipe does not say which classes to learn: add 'labels: {classes: [Tumor, Stroma]}'")
     try:

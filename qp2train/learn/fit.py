@@ -24,6 +24,7 @@ from qp2train.learn.augment import Augmentation, Strength
 from qp2train.learn.data import plain_loader, train_loader
 from qp2train.learn.models import Model, Segmentation, model_id, package_versions
 from qp2train.learn.tasks import SegmentationTask
+from qp2train.sampling.patchcache import PatchCache
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ def fit(
     keep: Literal["best", "last"] = "best",
     precision: Precision = "auto",
     workers: int = 0,
+    cache: str | Path | None = None,
+    cache_gb: float = 50.0,
     seed: int = 0,
     out: str | Path | None = None,
     name: str | None = None,
@@ -76,6 +79,9 @@ def fit(
         keep: "best" = the epoch with the best mean validation Dice, "last" = the last one.
         precision: "auto" = bfloat16 where the GPU can, else 32 bits.
         workers: Processes that read patches beside the training; 0 = none.
+        cache: A folder where read patches are kept, for slow drives and for runs to come. None = in memory, as far as
+            1 GB per process reaches.
+        cache_gb: Most that this folder may hold, in GB.
         seed: Of the first weights, the order of patches and the augmentation.
         out: Run folder: model, learning curves (CSV and TensorBoard), patches and annotations. None = nothing
             is written.
@@ -122,7 +128,10 @@ def fit(
             log_every_n_steps=1,
             default_root_dir=scratch,
         )
-        loader = train_loader(train, augmentation, batch_size=batch_size, seed=seed, balanced=balanced, workers=workers)
+        kept = None if cache is None else PatchCache(cache, train, px=augmentation.read_px, limit_gb=cache_gb)
+        loader = train_loader(
+            train, augmentation, batch_size=batch_size, seed=seed, balanced=balanced, workers=workers, cache=kept
+        )
         val_loader = plain_loader(val, batch_size=batch_size, workers=workers) if val is not None else None
         trainer.fit(task, loader, val_loader)
         if trainer.interrupted:
@@ -157,9 +166,7 @@ def fit(
         model.save(run / "model")
         rows = [t.rows.assign(split=s) for s, t in (("train", train), ("val", val)) if t is not None]
         slides = {**train.slides, **(val.slides if val is not None else {})}
-        PatchTable(pd.concat(rows, ignore_index=True), slides, train.labels, train.size_px, train.mpp).save(
-            run / "patches.parquet"
-        )
+        replace(train, rows=pd.concat(rows, ignore_index=True), slides=slides).save(run / "patches.parquet")
     return model
 
 

@@ -10,8 +10,8 @@ from collections.abc import Hashable
 import numpy as np
 from numpy.typing import NDArray
 
-# Enough for two rows of 256-px tiles across a slide 100,000 px wide; every process of a loader has its own.
-CACHE_BYTES = 160 << 20
+# Enough for three rows of 256-px tiles across a slide 100,000 px wide; every process of a loader has its own.
+CACHE_BYTES = 256 << 20
 
 Pixels = NDArray[np.uint8]
 

@@ -8,7 +8,7 @@ from fakes import FakeEntry, square, write_png, write_pyramid
 
 from qp2train import Annotation, LabelMap, paint, sample_patches
 from qp2train.learn.augment import Augmentation
-from qp2train.learn.data import PatchDataset, SeededSampler, plain_loader, train_loader
+from qp2train.learn.data import PatchDataset, plain_loader, train_loader
 
 
 def test_an_item_is_the_read_patch_and_its_painted_mask(two_colours):
@@ -79,32 +79,6 @@ def test_the_plain_loader_gives_each_patch_once_in_order(two_colours):
     assert all(np.array_equal(masks[i], dataset.raw(i)[1]) for i in (0, 7, 23))
 
 
-class TestSampler:
-    def test_every_row_once_an_epoch(self):
-        rows = [row for row, _ in SeededSampler(np.ones(20), seed=1)]
-        assert sorted(rows) == list(range(20))
-        assert rows != list(range(20))
-
-    def test_order_depends_on_seed_and_epoch_only(self):
-        def keys(seed, epoch):
-            sampler = SeededSampler(np.ones(20), seed=seed)
-            sampler.set_epoch(epoch)
-            return list(sampler)
-
-        assert keys(1, 0) == keys(1, 0)
-        assert keys(1, 0) != keys(1, 1)
-        assert keys(1, 0) != keys(2, 0)
-
-    def test_balanced_draws_by_weight(self):
-        weights = np.r_[np.full(90, 0.5 / 90), np.full(10, 0.5 / 10)] * 1000
-        sampler = SeededSampler(weights, seed=0, balanced=True)
-        rare = 0
-        for epoch in range(20):
-            sampler.set_epoch(epoch)
-            rare += sum(row >= 90 for row, _ in sampler)
-        assert rare / 2000 == pytest.approx(0.5, abs=0.05)
-
-
 class TestTrainLoader:
     def batches(self, table, **more):
         arguments = {"batch_size": 5, "seed": 0, "balanced": False, "workers": 0} | more
@@ -140,7 +114,7 @@ def test_lightning_moves_the_sampler_on_each_epoch(two_colours):
             self.p = torch.nn.Parameter(torch.zeros(1))
 
         def training_step(self, batch, _):
-            epochs.append(loader.sampler.epoch)
+            epochs.append(loader.batch_sampler.epoch)
             return self.p.sum()
 
         def configure_optimizers(self):
