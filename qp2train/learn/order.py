@@ -89,12 +89,11 @@ def _runs(slide: NDArray[np.intp], place: NDArray[np.float64], rng: np.random.Ge
 
 def _mixed(runs: Sequence[NDArray[np.intp]], rng: np.random.Generator) -> list[int]:
     """The patches of runs of which `OPEN_RUNS` are open at a time; the next one is drawn from all that are open."""
-    coming, waiting, out = iter(runs), [], []
-    places = sum(len(run) for run in runs)
-    draws = rng.random(places)
-    size = OPEN_RUNS * RUN_LENGTH
-    for draw in draws:
-        while len(waiting) < size:
+    coming = iter(runs)
+    waiting: list[int] = []
+    out: list[int] = []
+    for draw in rng.random(sum(len(run) for run in runs)):
+        while len(waiting) < OPEN_RUNS * RUN_LENGTH:
             run = next(coming, None)
             if run is None:
                 break

@@ -7,8 +7,8 @@ import logging
 import os
 import weakref
 import zlib
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +57,7 @@ class PatchCache:
         except OSError as error:
             raise Qp2trainError(f"no patches can be kept in {folder}: {error}") from error
         self._checked = np.zeros(self._rows, bool)
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         self._opened_by, self._full = 0, False
 
     def get(self, row: int) -> Pair | None:
@@ -97,10 +97,10 @@ class PatchCache:
     def _start(self, row: int) -> int:
         return row * (self._row_bytes + CHECKSUM_BYTES)
 
-    def _handle(self) -> BinaryIO:
+    def _handle(self) -> FileIO:
         # A forked process would share its parent's position in the file.
         if self._file is None or self._opened_by != os.getpid():
-            self._file, self._opened_by = self._path.open("r+b", buffering=0), os.getpid()
+            self._file, self._opened_by = FileIO(self._path, "r+b"), os.getpid()
             weakref.finalize(self, self._file.close)
         return self._file
 
@@ -109,7 +109,7 @@ def _checksum(stored: NDArray[np.uint8]) -> bytes:
     return (zlib.crc32(stored.data) or 1).to_bytes(CHECKSUM_BYTES, "little")  # 0 = nothing stored
 
 
-def _write_all(file: BinaryIO, data: memoryview) -> None:
+def _write_all(file: FileIO, data: memoryview) -> None:
     while data:
         data = data[file.write(data) :]
 

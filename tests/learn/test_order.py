@@ -33,7 +33,7 @@ def rows_of(listed) -> list[int]:
 
 
 def tiles_read(table: PatchTable, listed, *, workers: int, kept: int, tile: int = 256) -> int:
-    """How many tiles are decoded when batch i goes to process i modulo `workers`, each keeping the last `kept` tiles."""
+    """Tiles decoded when batch i goes to process i modulo `workers`, and each keeps the last `kept` tiles."""
     x, y, slide = (table.rows[c].to_numpy() for c in ("x", "y", "entry"))
     held: list[dict] = [{} for _ in range(workers)]
     read = 0
