@@ -72,7 +72,7 @@ def evaluate(model: Model, table: PatchTable, *, batch_size: int = 8, device: st
     row = 0
     with torch.inference_mode():
         for pixels, masks in plain_loader(table, batch_size=batch_size):
-            predicted = net(pixels.to(chosen)).argmax(dim=1).cpu().numpy()
+            predicted = net(pixels.to(chosen).contiguous()).argmax(dim=1).cpu().numpy()
             for mask, guess in zip(masks.numpy(), predicted, strict=True):
                 counts = Confusion.of(mask, guess, model.labels.names)
                 found[group[row]] = found.get(group[row], Confusion.empty(model.labels.names)) + counts

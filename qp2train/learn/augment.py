@@ -59,6 +59,8 @@ def apply(
     transform: A.Compose, image: NDArray[np.uint8], mask: NDArray[np.uint8], *, seed: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """One augmented (image H×W×3, mask H×W), both uint8. The same seed gives the same result in any process."""
+    if not transform.transforms:
+        return image, mask
     transform.set_random_seed(seed)
     out = transform(image=image, mask=mask)
     return out["image"], out["mask"]

@@ -27,24 +27,30 @@ OPEN_SLIDES = 24
 class PatchDataset(Dataset[Item]):
     """The patches of a table with their masks, painted when asked for.
 
-    Items are asked for by (row, seed) and are (image 3×H×W uint8, mask H×W int64). Slides are opened on
+    Items are asked for by (row, seed) and are (image 3×H×W, mask H×W), both uint8. Slides are opened on
     first use in each process, never pickled.
 
     Args:
         table: The patches.
         augmentation: What is done to picture and mask.
         cache: Where patches are kept on disk; None = in memory, up to `CACHE_BYTES`.
+        scaled_decode: As for `open_slide`.
     """
 
     def __init__(
-        self, table: PatchTable, augmentation: Augmentation | None = None, *, cache: PatchCache | None = None
+        self,
+        table: PatchTable,
+        augmentation: Augmentation | None = None,
+        *,
+        cache: PatchCache | None = None,
+        scaled_decode: bool = False,
     ) -> None:
         self.table = table
         self.augmentation = augmentation or Augmentation(table.size_px, "none")
         self._transform = self.augmentation.compose()
         self._entries = table.rows["entry"].tolist()
         self._xy = table.rows[["x", "y"]].to_numpy()
-        self._stored = cache
+        self._stored, self._scaled_decode = cache, scaled_decode
         self._open: OrderedDict[str, tuple[Slide, Painter]] = OrderedDict()
         self._cache: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
         self._cached_items = CACHE_BYTES // (self.augmentation.read_px**2 * 4)
@@ -55,7 +61,7 @@ class PatchDataset(Dataset[Item]):
     def __getitem__(self, key: Key) -> Item:
         row, seed = key
         image, mask = apply(self._transform, *self.raw(row), seed=seed)
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), torch.from_numpy(mask.astype(np.int64))
+        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1), torch.from_numpy(mask)
 
     def raw(self, row: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """The patch as read, with the margin that the augmentation wants: image H×W×3, mask H×W, uint8."""
@@ -86,11 +92,17 @@ class PatchDataset(Dataset[Item]):
             self._open.move_to_end(entry)
             return self._open[entry]
         ref = self.table.slides[entry]
-        slide = open_slide(ref.path, mpp=ref.mpp, view=ref.view)
+        slide = open_slide(ref.path, mpp=ref.mpp, view=ref.view, scaled_decode=self._scaled_decode)
         self._open[entry] = slide, Painter(ref.annotations, self.table.labels, slide_size=ref.size)
         if len(self._open) > OPEN_SLIDES:
             self._open.popitem(last=False)[1][0].close()
         return self._open[entry]
+
+
+def _collated(items: list[Item]) -> Item:
+    """A batch; the image's channels lie as they were read, innermost, since turning them costs as much as reading."""
+    images = torch.stack([image.permute(1, 2, 0) for image, _ in items])
+    return images.permute(0, 3, 1, 2), torch.stack([mask for _, mask in items])
 
 
 def train_loader(
@@ -102,24 +114,29 @@ def train_loader(
     balanced: bool,
     workers: int,
     cache: PatchCache | None = None,
+    scaled_decode: bool = False,
 ) -> DataLoader[Item]:
     """Shuffled, augmented batches; the last incomplete batch of an epoch is dropped if there is a full one."""
     return DataLoader(
-        PatchDataset(table, augmentation, cache=cache),
+        PatchDataset(table, augmentation, cache=cache, scaled_decode=scaled_decode),
         batch_sampler=EpochOrder(table, batch_size=batch_size, seed=seed, balanced=balanced),
+        collate_fn=_collated,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def plain_loader(table: PatchTable, *, batch_size: int, workers: int = 0) -> DataLoader[Item]:
+def plain_loader(
+    table: PatchTable, *, batch_size: int, workers: int = 0, scaled_decode: bool = False
+) -> DataLoader[Item]:
     """Every patch once, in row order, as it is."""
     keys = [(row, 0) for row in range(len(table))]
     return DataLoader(
-        PatchDataset(table),
+        PatchDataset(table, scaled_decode=scaled_decode),
         batch_size=batch_size,
         sampler=keys,
+        collate_fn=_collated,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

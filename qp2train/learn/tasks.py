@@ -39,8 +39,8 @@ class SegmentationTask(pl.LightningModule):
 
     def step(self, batch: tuple[torch.Tensor, torch.Tensor], stage: str) -> torch.Tensor:
         pixels, mask = batch
-        logits = self.net(pixels)
-        loss: torch.Tensor = self.loss(logits, mask)
+        logits = self.net(pixels.contiguous())
+        loss: torch.Tensor = self.loss(logits, mask.long())
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=len(mask), prog_bar=True)
         if stage == "val":
             predicted = logits.argmax(dim=1).cpu().numpy().astype(np.uint8)

@@ -35,6 +35,7 @@ class PatchCache:
         folder: Where; made if need be.
         table: The patches.
         px: Side of the stored patches, with the margin that augmentation wants.
+        scaled_decode: How they are read (`open_slide`).
         limit_gb: Most that the folder may hold, in GB (10⁹ bytes). Files of other tables that were not used for longest
             are deleted for it; of a table that is larger the first patches are kept.
 
@@ -42,14 +43,16 @@ class PatchCache:
         Qp2trainError: The folder cannot be written to, or the limit is no positive number.
     """
 
-    def __init__(self, folder: str | Path, table: PatchTable, *, px: int, limit_gb: float = 50.0) -> None:
+    def __init__(
+        self, folder: str | Path, table: PatchTable, *, px: int, scaled_decode: bool = False, limit_gb: float = 50.0
+    ) -> None:
         if not limit_gb > 0:
             raise Qp2trainError(f"the patch cache's limit must be a positive number of GB, not {limit_gb!r}")
         self.px = px
         self._row_bytes = px * px * 4
         limit = int(limit_gb * 1e9)
         self._rows = min(len(table), limit // (self._row_bytes + CHECKSUM_BYTES))
-        self._path = Path(folder) / f"{_key(table, px)}.patches"
+        self._path = Path(folder) / f"{_key(table, px, scaled_decode)}.patches"
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             _make_room(self._path, limit - self._rows * (self._row_bytes + CHECKSUM_BYTES))
@@ -124,8 +127,8 @@ def _make_room(own: Path, left: int) -> None:
             file.unlink(missing_ok=True)
 
 
-def _key(table: PatchTable, px: int) -> str:
-    h = hashlib.sha256(f"{VERSION} {px} {table.digest()}".encode())
+def _key(table: PatchTable, px: int, scaled_decode: bool) -> str:
+    h = hashlib.sha256(f"{VERSION} {px} {scaled_decode} {table.digest()}".encode())
     for entry in sorted(set(table.rows["entry"])):
         h.update(_fingerprint(table.slides[entry].path))
     return h.hexdigest()[:32]

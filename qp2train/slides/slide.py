@@ -100,9 +100,8 @@ class PyramidSlide:
 
     @property
     def downsamples(self) -> tuple[float, ...]:
-        (width, height), *_ = self._level_sizes()
         # Levels are rounded up or down to whole pixels, so the mean of both axes is the best estimate.
-        return tuple((width / w + height / h) / 2 for w, h in self._level_sizes())
+        return tuple(sum(self._scale(level)) / 2 for level in range(len(self._level_sizes())))
 
     @property
     def mpp(self) -> float:
@@ -127,8 +126,7 @@ class PyramidSlide:
         width, height = size
         downsample = min(box.width / width, box.height / height)
         level = self._level_for(downsample)
-        (full_w, full_h), (level_w, level_h) = self.size, self._level_sizes()[level]
-        sx, sy = full_w / level_w, full_h / level_h
+        sx, sy = self._scale(level)
         # The box in pixels of the level; whole level pixels round it are read, then averaged exactly.
         x0, y0, x1, y1 = box.x / sx, box.y / sy, box.right / sx, box.bottom / sy
         left, top = math.floor(x0 + 1e-6), math.floor(y0 + 1e-6)
@@ -184,6 +182,11 @@ class PyramidSlide:
         """The coarsest level that is at least as fine as `downsample`."""
         fine_enough = [i for i, d in enumerate(self.downsamples) if d <= downsample * 1.001]
         return max(fine_enough, key=lambda i: self.downsamples[i], default=0)
+
+    def _scale(self, level: int) -> tuple[float, float]:
+        """Full-resolution pixels per pixel of a level, across and down."""
+        (full_w, full_h), (level_w, level_h) = self.size, self._level_sizes()[level]
+        return full_w / level_w, full_h / level_h
 
     def _level_sizes(self) -> tuple[tuple[int, int], ...]:
         raise NotImplementedError

@@ -17,9 +17,11 @@ from qp2train.slides.tiffslide import stored_mpp
 log = logging.getLogger(__name__)
 
 Size = tuple[int, int]
+Ratio = tuple[float, float]
 
 # OpenSlide's drivers that show a file's tiles as they lie in it; others move, overlap or crop them.
 PLAIN_VENDORS = frozenset({"aperio", "generic-tiff"})
+SHRUNK = (2, 4, 8)  # what JPEG can be decoded smaller by
 SAMPLE_PX = 64
 SAMPLES = 4  # regions of each level that are compared
 # A level that is not an exact fraction of the slide is resampled by OpenSlide nearly everywhere; where it would move a
@@ -34,11 +36,28 @@ class TiledSlide(PyramidSlide):
     tiles that are missing or damaged. Pickles as its path.
     """
 
-    def __init__(self, behind: OpenSlideSlide, levels: dict[Size, Level], *, mpp: float | None) -> None:
+    def __init__(
+        self, behind: OpenSlideSlide, levels: dict[Size, Level], *, mpp: float | None, scaled_decode: bool = False
+    ) -> None:
         super().__init__(path=behind.path, name=behind.name, mpp=mpp)
-        self._behind, self._file = behind, File(behind.path)
-        self._sizes = tuple(sorted({*behind.level_sizes, *levels}, reverse=True))
-        self._levels = [levels.get(size) for size in self._sizes]
+        self._behind, self._file, self._scaled_decode = behind, File(behind.path), scaled_decode
+        sizes = sorted({*behind.level_sizes, *levels}, reverse=True)
+        self._levels = [(size, levels.get(size), _ratio(behind.size, size)) for size in sizes]
+        if scaled_decode:
+            self._levels += self._between()
+            self._levels.sort(key=lambda item: item[2])
+        self._sizes = tuple(size for size, _, _ in self._levels)
+
+    def _between(self) -> list[tuple[Size, Level | None, Ratio]]:
+        """Levels that the file has not, by decoding the next larger one's tiles smaller."""
+        made: list[tuple[Size, Level | None, Ratio]] = []
+        ends = [ratio[0] for _, _, ratio in self._levels[1:]] + [np.inf]
+        for (_, level, (across, down)), end in zip(self._levels, ends, strict=True):
+            for factor in SHRUNK:
+                small = level.shrunken(factor) if level is not None and across * factor < end * 0.999 else None
+                if small is not None:
+                    made.append((small.size, small, (across * factor, down * factor)))
+        return made
 
     @property
     def bounds(self) -> tuple[int, int, int, int] | None:
@@ -57,13 +76,16 @@ class TiledSlide(PyramidSlide):
         self._behind.close()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_reopen, (self._behind,))
+        return (fast, (self._behind, self._scaled_decode))
 
     def _level_sizes(self) -> tuple[tuple[int, int], ...]:
         return self._sizes
 
+    def _scale(self, level: int) -> tuple[float, float]:
+        return self._levels[level][2]
+
     def _read_level(self, level: int, x: int, y: int, width: int, height: int) -> RGB:
-        here, size = self._levels[level], self._sizes[level]
+        size, here, _ = self._levels[level]
         if here is not None:
             try:
                 return here.pixels(self._file, x, y, width, height)
@@ -74,8 +96,11 @@ class TiledSlide(PyramidSlide):
         return self._behind._read_level(self._behind.level_sizes.index(size), x, y, width, height)
 
 
-def fast(slide: OpenSlideSlide) -> TiledSlide | OpenSlideSlide:
-    """The slide through its own tiles where these give OpenSlide's pixels, else the slide as it is."""
+def fast(slide: OpenSlideSlide, scaled_decode: bool = False) -> TiledSlide | OpenSlideSlide:
+    """The slide through its own tiles where these give OpenSlide's pixels, else the slide as it is.
+
+    With `scaled_decode`, resolutions that the file does not hold are made while JPEG tiles are decoded.
+    """
     if slide.properties.get("openslide.vendor") not in PLAIN_VENDORS:
         return slide
     try:
@@ -90,7 +115,7 @@ def fast(slide: OpenSlideSlide) -> TiledSlide | OpenSlideSlide:
     if slide.size not in levels:
         log.info("%s: read by OpenSlide: its tiles are of a kind that is not decoded here", slide.name)
         return slide
-    return TiledSlide(slide, levels, mpp=slide.mpp if slide.calibrated else stored)
+    return TiledSlide(slide, levels, mpp=slide.mpp if slide.calibrated else stored, scaled_decode=scaled_decode)
 
 
 def _matching_levels(slide: OpenSlideSlide) -> tuple[dict[Size, Level], float | None]:
@@ -148,5 +173,5 @@ def _near(slide: OpenSlideSlide, number: int, axis: int, wanted: int) -> tuple[i
     return int(places[best]), float(moved[best])
 
 
-def _reopen(behind: OpenSlideSlide) -> PyramidSlide:
-    return fast(behind)
+def _ratio(full: Size, size: Size) -> Ratio:
+    return full[0] / size[0], full[1] / size[1]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fakes import FakeEntry, square, write_png, write_pyramid
 
-from qp2train import Annotation, LabelMap, paint, sample_patches
+from qp2train import Annotation, LabelMap, open_slide, paint, sample_patches
 from qp2train.learn.augment import Augmentation
 from qp2train.learn.data import PatchDataset, plain_loader, train_loader
 
@@ -123,3 +123,18 @@ def test_lightning_moves_the_sampler_on_each_epoch(two_colours):
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     pl.Trainer(max_epochs=3, accelerator="cpu", enable_checkpointing=False, **quiet).fit(Watch(), loader)
     assert Counter(epochs) == {0: 3, 1: 3, 2: 3}
+
+
+def test_scaled_decoding_is_the_slides(tmp_path):
+    import tifffile
+
+    array = np.kron(np.random.default_rng(0).integers(0, 255, (32, 32, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", array, tile=(64, 64), photometric="rgb", compression="jpeg", metadata=None)
+    entry = FakeEntry("a", [square(0, 0, 256)], array, 0.5, path=str(tmp_path / "a.tif"))
+    table = sample_patches([entry], LabelMap(["Tumor"]), size=32, mpp=1.0, per_class=4)
+    for scaled in (False, True):
+        dataset = PatchDataset(table, scaled_decode=scaled)
+        with open_slide(tmp_path / "a.tif", mpp=0.5, scaled_decode=scaled) as slide:
+            for row in range(4):
+                assert np.array_equal(dataset.raw(row)[0], slide.read(table.box(row), (32, 32)))
+    assert not np.array_equal(dataset.raw(0)[0], PatchDataset(table).raw(0)[0])

@@ -118,6 +118,7 @@ class TestKey:
     def test_other_pixels_annotations_or_sizes_have_files_of_their_own(self, tmp_path, table):
         PatchCache(tmp_path / "c", table, px=PX)
         PatchCache(tmp_path / "c", table, px=PX + 1)
+        PatchCache(tmp_path / "c", table, px=PX, scaled_decode=True)
         (ref,) = table.slides.values()
         PatchCache(tmp_path / "c", replace(table, slides={"a": replace(ref, annotations=(square(0, 0, 9),))}), px=PX)
         path = Path(ref.path)
@@ -125,7 +126,7 @@ class TestKey:
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
         PatchCache(tmp_path / "c", table, px=PX)
-        assert len(files(tmp_path / "c")) == 4
+        assert len(files(tmp_path / "c")) == 5
 
 
 class TestBounds:

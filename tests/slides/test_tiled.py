@@ -241,3 +241,35 @@ def test_real_slides_are_read_as_openslide_reads_them(shared_data):
                 compared += 1
     assert fast >= 7
     assert compared >= 20
+
+
+class TestScaledDecode:
+    @pytest.mark.parametrize("size", [(512, 512), (461, 533)], ids=str)
+    @pytest.mark.parametrize(("downsample", "level"), [(2, 2.0), (3, 2.0), (4, 4.0), (6, 4.0), (8, 8.0)])
+    def test_pixels_are_near_the_mean_and_in_place(self, tmp_path, size, downsample, level):
+        path = write_slide(tmp_path / "s.tif", picture(*size, blob=12), levels=(1, 8), tile=64, compression="jpeg")
+        width, height = size[1] // downsample - 2, size[0] // downsample - 2
+        box = Box(downsample, 2 * downsample, width * downsample, height * downsample)
+        with open_slide(path) as exact, open_slide(path, scaled_decode=True) as scaled:
+            assert scaled.downsamples[scaled._level_for(downsample)] == pytest.approx(level, rel=0.02)
+            expected = exact.read(box, (width, height)).astype(int)
+            difference = np.abs(scaled.read(box, (width, height)).astype(int) - expected)
+            moved = np.abs(np.roll(expected, 1, axis=1) - expected)[:, 1:].mean()
+        assert difference.mean() < 1.5
+        assert difference.mean() < moved / 5  # a shift by a pixel would show
+
+    def test_it_is_asked_for(self, tmp_path):
+        path = write_slide(tmp_path / "s.tif", picture(512, 512), levels=(1,), compression="jpeg")
+        with open_slide(path) as exact, open_slide(path, scaled_decode=True) as scaled:
+            assert exact.downsamples == (1.0,)
+            assert scaled.downsamples == (1.0, 2.0, 4.0, 8.0)
+            again = pickle.loads(pickle.dumps(scaled))
+            assert again.downsamples == scaled.downsamples
+            assert np.array_equal(again.thumbnail(64), scaled.thumbnail(64))
+
+    def test_full_resolution_and_other_compressions_stay_exact(self, tmp_path):
+        for how in ({"compression": "jpeg"}, {"compression": "zlib"}):
+            path = write_slide(tmp_path / "s.tif", picture(300, 300), levels=(1,), **how)
+            with open_slide(path) as exact, open_slide(path, scaled_decode=True) as scaled:
+                for size in [(300, 300), (200, 200)] + [(100, 100)] * (how["compression"] == "zlib"):
+                    assert np.array_equal(scaled.read(Box(0, 0, 300, 300), size), exact.read(Box(0, 0, 300, 300), size))

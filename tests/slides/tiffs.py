@@ -10,10 +10,10 @@ from scipy.ndimage import gaussian_filter
 APERIO = "Aperio Image Library v10\n{0}x{1} [0,0 {0}x{1}] (256x256) J2K/KDU Q=70|AppMag = 20|MPP = 0.5"
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Coloured blobs a few pixels wide: smooth enough for JPEG, different everywhere."""
+def picture(height: int, width: int, seed: int = 0, *, blob: float = 2) -> np.ndarray:
+    """Coloured blobs of about `blob` pixels: smooth enough for JPEG, different everywhere."""
     noise = np.random.default_rng(seed).normal(size=(height, width, 3))
-    smooth = gaussian_filter(noise, (2, 2, 0))
+    smooth = gaussian_filter(noise, (blob, blob, 0))
     return np.clip(128 + smooth / smooth.std() * 50, 0, 255).astype(np.uint8)
 
 
