@@ -45,13 +45,12 @@ for (entry in project.getImageList()) {
         file.setText(text, 'UTF-8')
         println "${features.size()} annotations of ${entry.getImageName()} -> ${file}"
     } catch (Exception error) {
-        println "FAILED ${entry.getImageName()}: ${error}"
-        failed++
+        println "FAILED ${entry.getImageName()}: ${error}; image ${++failed} that failed"
     }
 }
 println failed ? "${failed} IMAGES FAILED, see above" : "all images are in ${target}"
 
-// qp2train's fingerprint of what a human can change: class, name, lock, and the outline as QuPath stores it.
+// qp2train's fingerprint of what a human can change: class, name, lock, description, outline as QuPath stores it.
 def fingerprint(object) {
     def proxy = object.getROI().writeReplace()
     def fields = proxy.class.declaredFields.findAll { !Modifier.isStatic(it.modifiers) }.sort { it.name }
@@ -72,7 +71,8 @@ def fingerprint(object) {
         new WKBWriter(2).write(area)
     }
     def hash = MessageDigest.getInstance('SHA-256')
-    def texts = [object.getPathClass() ?: '', object.getName() ?: '', object.isLocked() ? 'locked' : '']
+    def texts = [object.getPathClass() ?: '', object.getName() ?: '', object.isLocked() ? 'locked' : '',
+        *[object.getMetadata()['ANNOTATION_DESCRIPTION']].findAll().collect { 'description ' + it }]
     hash.update([*texts, proxy.class.name].join('\0').getBytes('UTF-8'))
     def parts = [*areas, *lists.collect(bytes), bytes(values.findAll { it instanceof Number })]
     parts.each { hash.update((byte) 0); hash.update(it) }

@@ -1,6 +1,6 @@
 // QuPath 0.5-0.7: import predictions that `qp2train predict RUN PROJECT --geojson FOLDER` wrote into the open image.
 // Importing again replaces what the same model had there, except objects that you changed since (outline, class,
-// name, lock): those are yours and stay. All else stays as it is. Nothing is saved until you save the image.
+// name, lock, description): those are yours and stay, as does all else. Nothing is saved until you save the image.
 // For all images: set `path` to the folder, then Script editor > Run > Run for project.
 
 def path = null   // null: ask for a file; or a file or a folder, for example 'D:/predictions'
@@ -50,7 +50,7 @@ hierarchy.addObjects(added)
 println "${name}: ${added.size()} objects of ${sources.join(', ')} added, ${gone.size()} earlier ones replaced, " +
     "${kept.size()} kept because you changed them, ${features.size() - coming.size()} not of qp2train left out"
 
-// qp2train's fingerprint of what a human can change: class, name, lock, and the outline as QuPath stores it.
+// qp2train's fingerprint of what a human can change: class, name, lock, description, outline as QuPath stores it.
 def fingerprint(object) {
     def proxy = object.getROI().writeReplace()
     def fields = proxy.class.declaredFields.findAll { !Modifier.isStatic(it.modifiers) }.sort { it.name }
@@ -71,7 +71,8 @@ def fingerprint(object) {
         new WKBWriter(2).write(area)
     }
     def hash = MessageDigest.getInstance('SHA-256')
-    def texts = [object.getPathClass() ?: '', object.getName() ?: '', object.isLocked() ? 'locked' : '']
+    def texts = [object.getPathClass() ?: '', object.getName() ?: '', object.isLocked() ? 'locked' : '',
+        *[object.getMetadata()['ANNOTATION_DESCRIPTION']].findAll().collect { 'description ' + it }]
     hash.update([*texts, proxy.class.name].join('\0').getBytes('UTF-8'))
     def parts = [*areas, *lists.collect(bytes), bytes(values.findAll { it instanceof Number })]
     parts.each { hash.update((byte) 0); hash.update(it) }

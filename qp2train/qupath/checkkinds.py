@@ -14,6 +14,7 @@ KINDS: Mapping[str, tuple[Severity, str, str]] = {
     "moved": ("note", "slide found elsewhere than the project says", "qp2train relink --write makes it last"),
     "uncalibrated": ("problem", "no pixel size in µm", "set it in QuPath: Image tab, Pixel width and height"),
     "data-unreadable": ("problem", "annotations cannot be read", "restore data.qpdata from its backup"),
+    "data-lost": ("problem", "data.qpdata is gone", "look for it in your backups before QuPath opens the image"),
     "save-interrupted": ("problem", "QuPath was interrupted while it saved", "open and save the image in QuPath"),
     "duplicate-id": ("problem", "objects share an id", "run in QuPath: getAllObjects().each { it.refreshID() }"),
     "duplicate": ("problem", "objects drawn twice with the same outline and class", "delete one of each in QuPath"),

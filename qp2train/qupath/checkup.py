@@ -19,6 +19,7 @@ from qp2train.qupath.entry import ImageEntry
 from qp2train.qupath.folder import FolderEntry, SlideFolder
 from qp2train.qupath.project import Project
 from qp2train.qupath.qpdata import ReadResult
+from qp2train.qupath.qpproj import objects_lost
 from qp2train.qupath.uris import STORED
 
 UNCLASSIFIED = "Unclassified"
@@ -220,6 +221,8 @@ def _check_entry(entry: ImageEntry | FolderEntry, open_slides: bool) -> tuple[Im
     px_mm2 = None if mpp is None else mpp**2 / 1e6
     if isinstance(entry, ImageEntry) and (entry.folder / "data.qpdata.bkp").exists():
         findings.add("save-interrupted")
+    if isinstance(entry, ImageEntry) and (lost := objects_lost(entry.folder)):
+        findings.add("data-lost", detail=f"summary.json speaks of {lost} objects")
     for kind, ids in (("repaired", read.repaired), ("no-shape", read.without_shape), ("corrected", read.edited)):
         if ids:
             findings.add(kind, ids)

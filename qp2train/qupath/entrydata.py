@@ -6,6 +6,8 @@ of its place.
 
 from __future__ import annotations
 
+import logging
+import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -22,11 +24,22 @@ from qp2train.qupath.javastream import gc_paused, serialise
 from qp2train.qupath.pathobject import Rgb, ids_and_children, walk
 from qp2train.qupath.qpbuild import new_file
 from qp2train.qupath.qpdata import load
-from qp2train.qupath.qpproj import DATA_FILE, QUPATH_VERSION, count_objects, save_summary, to_json
+from qp2train.qupath.qpproj import (
+    DATA_FILE,
+    QUPATH_VERSION,
+    SUMMARY_FILE,
+    count_objects,
+    objects_lost,
+    save_summary,
+    to_json,
+)
 from qp2train.qupath.savefile import BACKUP_SUFFIX, Stamp, check_unchanged, lock, read_stamped, remove, save
 from qp2train.qupath.writeback import remove_objects, write_objects
 from qp2train.qupath.writereport import Mode, WriteReport, changes
 
+log = logging.getLogger(__name__)
+
+LOST = "Look for it in your backups before you go on in QuPath, which shows an empty image"
 IMAGE_TYPES = ("BRIGHTFIELD_H_E", "BRIGHTFIELD_H_DAB", "BRIGHTFIELD_OTHER", "FLUORESCENCE", "OTHER", "UNSET")
 # QuPath skips this text when it reads the file and drops it when it saves: so a file that has it is ours alone.
 _MARKER = "made by qp2train"
@@ -149,7 +162,7 @@ def _replaced(entry: ImageEntry, change: Callable[[Hierarchy], WriteReport], mer
     if _ours_alone(tree):
         if old is not None:
             remove(path, expected=stamp)
-            (entry.folder / "summary.json").unlink(missing_ok=True)
+            _without_summary(entry.folder)
         entry._seen = Stamp()
         return report
     new = tree.data.to_bytes()
@@ -158,11 +171,32 @@ def _replaced(entry: ImageEntry, change: Callable[[Hierarchy], WriteReport], mer
     expected, counts, image_type = list(tree.outline()), count_objects(tree), image_type_of(tree.data)
     del tree  # what it took is needed for reading back
     _verify(expected, new)
-    keep = BACKUP_SUFFIX if not ours or not path.with_name(path.name + BACKUP_SUFFIX).exists() else None
-    save(path, new, expected=stamp, backup=keep)
+    if old is None:
+        _keep_summary(entry)
+    save(path, new, expected=stamp, backup=None if ours else BACKUP_SUFFIX)
     entry._seen = read_stamped(path)[1]
-    save_summary(entry.folder, counts, image_type=image_type, server=entry._server)
+    try:
+        save_summary(entry.folder, counts, image_type=image_type, server=entry._server)
+    except (OSError, ProjectError) as error:  # nothing reads it; the objects are in
+        log.warning("%s: written, but its summary.json stays as it was: %s", entry.name, error)
     return report
+
+
+def _keep_summary(entry: ImageEntry) -> None:
+    """Without data.qpdata, a summary.json is all that is left of what QuPath once saved: keep it."""
+    if lost := objects_lost(entry.folder):
+        log.warning("%s: data.qpdata is gone, and with it %d objects of summary.json. %s", entry.name, lost, LOST)
+        summary = entry.folder / SUMMARY_FILE
+        shutil.copyfile(summary, summary.with_name(SUMMARY_FILE + BACKUP_SUFFIX))
+
+
+def _without_summary(folder: Path) -> None:
+    """Our summary.json goes with our data.qpdata; QuPath's comes back."""
+    kept = folder / (SUMMARY_FILE + BACKUP_SUFFIX)
+    if kept.is_file():
+        kept.replace(folder / SUMMARY_FILE)
+    else:
+        (folder / SUMMARY_FILE).unlink(missing_ok=True)
 
 
 def hierarchy_in(entry: ImageEntry, data: bytes | None) -> Hierarchy:

@@ -8,12 +8,13 @@ metadata.csv                     columns: slide (file name or stem), then any: p
 from __future__ import annotations
 
 import csv
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import shapely
 
@@ -23,7 +24,9 @@ from qp2train.qupath.geojson import CORRECTED_KEY, read_geojson, write_geojson
 from qp2train.qupath.pathobject import Rgb
 from qp2train.qupath.qpdata import Kinds, of_kinds
 from qp2train.qupath.savefile import BACKUP_SUFFIX
-from qp2train.qupath.writereport import Form, Mode, WriteReport, changes
+from qp2train.qupath.writereport import Form, Mode, WriteReport, changes, check_choice
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from qp2train.slides.slide import Slide
@@ -81,7 +84,9 @@ class FolderEntry:
             QuPathFormatError: A GeoJSON file that cannot be understood.
         """
         own = [path for path in self._files() if path.is_file()]
-        found = [annotation for path in own for annotation in read_geojson(path)]
+        if len(own) > 1:
+            log.warning("%s is not read, since %s lies beside it", own[1].name, own[0].name)
+        found = [annotation for path in own[:1] for annotation in read_geojson(path)]
         beside = [a for path in self._predictions() for a in read_geojson(path)]
         found += [a for a in beside if a.source is not None or CORRECTED_KEY in a.metadata]
         return of_kinds(found, kinds)
@@ -172,10 +177,18 @@ class SlideFolder:
         """
         if not source:
             raise ProjectError("source='': give the model's id, so that its objects can be told from yours")
+        check_choice("mode", mode, get_args(Mode))
         entry = self[entry] if isinstance(entry, str) else entry
         path = entry.prediction_file(source)
+        if entry._is_of_another(path.stem):
+            raise ProjectError(
+                f"{path.name} would be read as what was drawn on another slide of the folder: give {source!r} another "
+                "name"
+            )
         old = _written_before(path, source)
         new = [replace(annotation, source=source) for annotation in annotations]
+        if twice := {a.id for a in old} & {a.id for a in new} if mode == "add" else ():
+            raise ProjectError(f"{path} holds an object with id {min(twice)} already: give new ones ids of their own")
         gone = [] if mode == "add" else old
         report = WriteReport(
             entry.name,

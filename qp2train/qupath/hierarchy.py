@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import count
 
 from qp2train.qupath.pathobject import Classes, PathObject, Rgb, set_children, walk
 from qp2train.qupath.qpdata import SOURCE_KEY, QpData, made_up_id
@@ -48,9 +49,9 @@ class Hierarchy:
 
     def with_ids(self) -> Iterator[tuple[str, PathObject]]:
         """Every object and its id; those without one get what `read_annotations` gives them."""
-        header = self.data.header
-        for i, obj in enumerate(self):
-            yield obj.id or made_up_id(header, i), obj
+        without_id = count()
+        for obj in self:
+            yield obj.id or made_up_id(self.data.header, next(without_id)), obj
 
     def outline(self) -> Iterator[tuple[str | None, int]]:
         """The id of every object, and how many children it has; as `ids_and_children` reads it from a file."""

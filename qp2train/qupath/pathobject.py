@@ -50,8 +50,8 @@ def rgb(argb: int) -> Rgb:
 
 
 def argb(color: Rgb) -> int:
-    """The inverse of `rgb`, opaque: (200, 0, 0) → -3670016."""
-    r, g, b = color
+    """The inverse of `rgb`, opaque: (200, 0, 0) → -3670016. What lies outside 0 to 255 becomes the nearest of them."""
+    r, g, b = (min(max(int(part), 0), 255) for part in color)
     return (255 << 24 | r << 16 | g << 8 | b) - (1 << 32)
 
 

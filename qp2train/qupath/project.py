@@ -6,11 +6,12 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from qp2train.core.annotation import Annotation
-from qp2train.errors import NotAProjectError, ProjectError, Qp2trainError
+from qp2train.errors import NotAProjectError, ProjectError
 from qp2train.qupath import entrydata, projecthtml, qpproj, relink
 from qp2train.qupath.bridge import PaquoStore
 from qp2train.qupath.entry import ImageEntry
@@ -20,9 +21,9 @@ from qp2train.qupath.placing import Under, under_enclosing
 from qp2train.qupath.relink import ImageLocation, Relinked
 from qp2train.qupath.savefile import save
 from qp2train.qupath.store import Backend, JavaFreeStore, Store
-from qp2train.qupath.uris import Locator, local_path, project_uri, segments
+from qp2train.qupath.uris import Locator, check_name, local_path, project_uri, segments
 from qp2train.qupath.writeback import check_class_name
-from qp2train.qupath.writereport import Mode, WriteReport
+from qp2train.qupath.writereport import Mode, WriteReport, check_choice
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Project:
         uri_map: Mapping[str, str | Path] | None = None,
         backend: Backend = "java-free",
     ) -> None:
-        _one_of("backend", backend, get_args(Backend))
+        check_choice("backend", backend, get_args(Backend))
         self.file = qpproj.find_project(Path(path).absolute())
         self._data, self._stamp = qpproj.read_project_stamped(self.file)
         self._store: Store = PaquoStore(self.file) if backend == "paquo" else JavaFreeStore()
@@ -64,7 +65,7 @@ class Project:
 
     @classmethod
     def create(cls, path: str | Path, *, classes: Mapping[str, Rgb] | None = None) -> Project:
-        """Make an empty project in a new or empty folder, as QuPath 0.6 does.
+        """Make an empty project in a folder that holds none, as QuPath 0.6 does.
 
         Raises:
             ProjectError: The folder holds a project already, or cannot be written.
@@ -203,14 +204,16 @@ class Project:
         Raises:
             EntryChangedError: The entry changed since it was read, QuPath's save of it was interrupted, or another
                 process is writing it.
-            ProjectError: An id that is taken, a parent that is not there, a full disk. Nothing is changed then.
+            ProjectError: An id that is taken, a parent that is not there, a full disk. Nothing is changed then. A list
+                of classes or a summary.json that cannot be brought up to date is a warning, not an error.
             QuPathFormatError: The entry's data cannot be read, or a geometry cannot be written.
         """
         if not source:
             raise ProjectError("source='': give the model's id, so that its objects can be told from yours")
-        _one_of("mode", mode, get_args(Mode))
-        _one_of("under", under, get_args(Under))
+        check_choice("mode", mode, get_args(Mode))
+        check_choice("under", under, get_args(Under))
         entry = self._own(entry)
+        annotations = list(annotations)
         if under == "enclosing":
             annotations = under_enclosing(annotations, entry.annotations_unseen())
         used = {a.class_name for a in annotations if a.class_name is not None}
@@ -220,7 +223,10 @@ class Project:
         missing = [a.class_name for a in annotations if a.class_name is not None and a.class_name not in known]
         if missing and not report.dry_run:
             given = {**palette, **in_file, **(colors or {})}
-            qpproj.add_classes(self.path, {name: given[name] for name in missing})
+            try:
+                qpproj.add_classes(self.path, {name: given[name] for name in missing})
+            except (OSError, ProjectError) as error:  # the objects are in, and bring their classes and colours along
+                log.warning("%s: written, but the project's list of classes stays as it was: %s", entry.name, error)
         log.info("%s", report)
         return report
 
@@ -389,6 +395,7 @@ class Project:
         from qp2train.qupath.newimage import image_item  # on demand: listing a project needs no slide reader
 
         path = Path(slide_path).absolute()
+        check_name(path)
         self._refuse_twice(path)
         item, picture = image_item(
             path,
@@ -406,7 +413,8 @@ class Project:
                 number += 1
             item["entryID"] = number
             entry = self._entry(item)
-            try:
+            with ExitStack() as undo:
+                undo.callback(shutil.rmtree, entry.folder, ignore_errors=True)
                 entrydata.create(
                     entry,
                     self.file,
@@ -418,9 +426,7 @@ class Project:
                 )
                 # Last: until then the folder is an orphan, which QuPath overlooks.
                 self._save({**self._data, "lastID": number, "images": [*self._data["images"], item]})
-            except Qp2trainError:
-                shutil.rmtree(entry.folder, ignore_errors=True)
-                raise
+                undo.pop_all()
         return self._entries[-1]
 
     def _refuse_twice(self, path: Path) -> None:
@@ -464,12 +470,6 @@ class Project:
         if not any(entry is own for own in self._entries):
             raise ProjectError(f"{entry!r} is not of this project ({self.path})")
         return entry
-
-
-def _one_of(argument: str, given: str, known: Sequence[str]) -> None:
-    if given not in known:
-        *first, last = (f'"{name}"' for name in known)
-        raise ProjectError(f"{argument}={given!r}: use {', '.join(first)} or {last}")
 
 
 def _is_annotated(entry: ImageEntry) -> bool:

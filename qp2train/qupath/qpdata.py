@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import logging
 import struct
 import uuid
@@ -27,6 +28,7 @@ Kinds = Literal["annotation", "detection", "all"]
 
 SOURCE_KEY = "qp2train source"
 FINGERPRINT_KEY = "qp2train fingerprint"
+DESCRIPTION_KEY = "ANNOTATION_DESCRIPTION"  # what is typed below an annotation in QuPath
 MISSING_KEY = "isMissing"
 HIERARCHY = "qupath.lib.objects.hierarchy.PathObjectHierarchy"
 _IDS_SHOWN = 20
@@ -118,8 +120,9 @@ def read_annotations(data: QpData, *, kinds: Kinds = "all") -> ReadResult:
         kinds: "annotation"; "detection" = detections, cells and tiles; "all" = TMA cores too. Objects of other
             kinds are left out, but parents are named whatever their kind.
 
-    An object without id (QuPath 0.3 and older) gets one that depends on the file's header and its place, so that
-    reading twice gives the same. Repaired geometry is logged with the object's id.
+    An object without id (QuPath 0.3 and older) gets one that depends on the file's header and its place among those
+    without, so that reading twice gives the same, also when predictions came or went in between. Repaired geometry is
+    logged with the object's id.
 
     Raises:
         QuPathFormatError: An object that QuPath 0.2 to 0.7 would not have written.
@@ -127,11 +130,11 @@ def read_annotations(data: QpData, *, kinds: Kinds = "all") -> ReadResult:
     """
     wanted = _wanted(kinds)
     read = _Reader()
-    numbered = enumerate(walk(data.root))
-    while batch := list(islice(numbered, _BATCH)):
-        for i, obj in batch:
-            obj.id = obj.id or made_up_id(data.header, i)
-        read.objects([obj for _, obj in batch if obj.kind in wanted])
+    objects, without_id = walk(data.root), itertools.count()
+    while batch := list(islice(objects, _BATCH)):
+        for obj in batch:
+            obj.id = obj.id or made_up_id(data.header, next(without_id))
+        read.objects([obj for obj in batch if obj.kind in wanted])
     if read.repaired:
         log.warning("%s: the outline crosses itself or has no extent; repaired", _listed(read.repaired))
     if read.bare:
@@ -139,16 +142,20 @@ def read_annotations(data: QpData, *, kinds: Kinds = "all") -> ReadResult:
     return ReadResult(read.annotations, tuple(read.repaired), tuple(read.bare), tuple(read.edited))
 
 
-def fingerprint(class_name: str | None, name: str | None, locked: bool, roi: Node, nucleus: Node = None) -> str:
-    """A short hash of what a human could change about an object, as stored: outlines, class, name and lock."""
+def fingerprint(
+    class_name: str | None, name: str | None, locked: bool, roi: Node, nucleus: Node = None, *, description: str = ""
+) -> str:
+    """A short hash of what a human could change about an object, as stored: outlines, class, name, lock and notes."""
     texts = f"{class_name or ''}\0{name or ''}\0{'locked' if locked else ''}\0"
+    texts += f"description {description}\0" if description else ""
     form = stored_form(roi) if nucleus is None else stored_form(roi) + b"\0nucleus\0" + stored_form(nucleus)
     return hashlib.sha256(texts.encode("utf-8", "surrogatepass") + form).hexdigest()[:16]
 
 
 def is_edited(obj: PathObject, classes: Classes) -> bool:
     """Whether an object no longer fits the fingerprint that qp2train wrote it with."""
-    now = fingerprint(classes.name(obj.path_class), obj.name, obj.locked, obj.roi, obj.nucleus)
+    description = obj.metadata.get(DESCRIPTION_KEY, "")
+    now = fingerprint(classes.name(obj.path_class), obj.name, obj.locked, obj.roi, obj.nucleus, description=description)
     return obj.metadata.get(FINGERPRINT_KEY) != now
 
 
@@ -174,7 +181,7 @@ def _wanted(kinds: Kinds) -> set[str]:
 
 
 def made_up_id(header: str, index: int) -> str:
-    """A stable id for the object at `index` of the hierarchy, where the file has none."""
+    """A stable id for the object that is number `index` of those without one."""
     digest = _header_hash(header).copy()
     digest.update(f"#{index}".encode())
     return str(uuid.UUID(bytes=digest.digest()[:16], version=5))

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from qp2train.qupath.savefile import Stamp, check_unchanged, lock, read_stamped,
 
 PROJECT_FILE = "project.qpproj"
 DATA_FILE = "data.qpdata"
+SUMMARY_FILE = "summary.json"
 QUPATH_VERSION = "0.6.0"  # of the files we make
 _MAX_DEPTH = 255  # com.google.gson.stream.JsonReader
 _UNREADABLE = ("v0.2.0-m1", "v0.2.0-m2")
@@ -61,7 +63,8 @@ def to_json(value: object, *, pretty: bool = True) -> bytes:
     text = json.dumps(value, indent=2 if pretty else None, ensure_ascii=False, separators=separators)
     for char in "=<>&'\u2028\u2029":  # outside strings JSON has none of these
         text = text.replace(char, f"\\u{ord(char):04x}")
-    return text.encode("utf-8", "surrogatepass")
+    # Half of a surrogate pair has no UTF-8, and a file that is none cannot be opened again.
+    return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text).encode()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -291,6 +294,18 @@ def count_objects(objects: Iterable[PathObject]) -> dict[str, Any]:
     }
 
 
+def objects_lost(folder: Path) -> int:
+    """How many objects an entry's summary.json speaks of, if there is no data.qpdata that could hold them."""
+    if (folder / DATA_FILE).exists() or not (folder / SUMMARY_FILE).is_file():
+        return 0
+    try:
+        counts = read_json(folder / SUMMARY_FILE).get("hierarchy")
+    except (OSError, QuPathFormatError):  # garbage that nobody reads
+        return 0
+    found = counts.get("nObjects") if isinstance(counts, dict) else None
+    return max(found - 1, 0) if isinstance(found, int) else 0  # the root is counted
+
+
 def save_summary(folder: Path, counts: Mapping[str, Any], *, image_type: str, server: Mapping[str, Any]) -> None:
     """Bring an entry's summary.json up to date; QuPath never reads it, people and our table do.
 
@@ -300,7 +315,7 @@ def save_summary(folder: Path, counts: Mapping[str, Any], *, image_type: str, se
         image_type: QuPath's name of it, for a summary that does not exist yet.
         server: The image's metadata, for the same.
     """
-    path = folder / "summary.json"
+    path = folder / SUMMARY_FILE
     try:
         summary = read_json(path)
     except (OSError, QuPathFormatError):  # absent, or garbage that nobody reads: made anew

@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
+from qp2train.errors import ProjectError
+
 _DRIVE = re.compile(r"/[A-Za-z]:(/|$)")
 _SEARCH_DEPTH = 4  # folders, as QuPath searches
 
@@ -35,6 +37,19 @@ def uri_to_path(uri: str, *, windows: bool = os.name == "nt") -> PurePosixPath |
     if not windows:
         return PurePosixPath("/" + path.lstrip("/"))
     return PureWindowsPath(path[1:] if _DRIVE.match(path) else path)
+
+
+def check_name(path: Path) -> None:
+    """Refuse a path that is no Unicode (file names in Latin-1 on Linux): neither a URI nor QuPath can name it.
+
+    Raises:
+        ProjectError: With the path.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        shown = str(path).encode(errors="backslashreplace").decode()
+        raise ProjectError(f"the name {shown} is no UTF-8, and QuPath cannot open such a file: rename it") from error
 
 
 def path_to_uri(path: Path) -> str:

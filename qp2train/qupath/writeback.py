@@ -1,8 +1,8 @@
 """Put a model's annotations into a parsed `.qpdata` file, or take them out. The human's objects stay as they are.
 
 Provenance: every object written here carries, as metadata that QuPath keeps, the model's id ("qp2train source") and
-a fingerprint of what a human could change: outline, class, name, lock. An object whose fingerprint no longer fits has
-been edited; it is the human's now, and neither a later write nor `clear` removes it.
+a fingerprint of what a human could change: outline, class, name, lock, description. An object whose fingerprint no
+longer fits has been edited; it is the human's now, and neither a later write nor `clear` removes it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from qp2train.errors import LabelError, ProjectError
 from qp2train.qupath.hierarchy import Hierarchy, hierarchy_of
 from qp2train.qupath.pathobject import PathObject, Rgb
 from qp2train.qupath.qpbuild import CHILDREN_AT, Builder
-from qp2train.qupath.qpdata import FINGERPRINT_KEY, SOURCE_KEY, QpData, fingerprint, is_edited
+from qp2train.qupath.qpdata import DESCRIPTION_KEY, FINGERPRINT_KEY, SOURCE_KEY, QpData, fingerprint, is_edited
 from qp2train.qupath.writereport import Form, Mode, WriteReport, changes
 
 log = logging.getLogger(__name__)
@@ -64,19 +64,29 @@ def write_objects(
     tree = hierarchy_of(data)
     removal = remove_objects(tree, source) if source and mode != "add" else Removal()
     objects = dict(tree.with_ids())
+    taken = {object_id.lower() for object_id in objects}  # Java reads both cases as one
     builder = Builder(tree.data.classes, classes=tree.classes.nodes, colors=colors)
     corrected = {written: object_id for object_id, written in removal.edited.items()}
+    untouched = {written for _, written in removal.forms}  # a corrected copy does not stand for its original
     stands_for: dict[str, str] = {}  # new id → the corrected object that is kept in its place
     new: dict[str, PathObject] = {}
     children: dict[str | None, list[PathObject]] = {}
     forms: list[Form] = []
     for annotation, roi in zip(annotations, builder.rois(annotations), strict=True):
         nucleus = builder.nucleus(annotation)
-        written = fingerprint(annotation.class_name, annotation.name, annotation.locked, roi, nucleus)
-        if annotation.id in removal.edited or written in corrected:
+        written = fingerprint(
+            annotation.class_name,
+            annotation.name,
+            annotation.locked,
+            roi,
+            nucleus,
+            description=annotation.metadata.get(DESCRIPTION_KEY, ""),
+        )
+        if annotation.id in removal.edited or (written in corrected and written not in untouched):
             stands_for[annotation.id] = corrected.get(written, annotation.id)
             continue
-        _check_id(annotation.id, taken=annotation.id in objects or annotation.id in new)
+        _check_id(annotation.id, taken=annotation.id.lower() in taken)
+        taken.add(annotation.id.lower())
         parent = stands_for.get(annotation.parent or "", annotation.parent)
         if parent is not None and parent not in objects and parent not in new:
             raise ProjectError(f"annotation {annotation.id} lies under {parent}, which is not there: use parent=None")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+
+from qp2train.errors import ProjectError
 
 Mode = Literal["replace", "add", "dry-run"]
 UNCLASSIFIED = "Unclassified"
@@ -90,3 +92,14 @@ def changes(before: Iterable[Form], after: Iterable[Form]) -> dict[str, Change]:
         for (name, _), count in counts.items():
             by_class[name or UNCLASSIFIED] += count
     return {n: Change(fresh[n] - same[n], gone[n] - same[n], same[n]) for n in gone | fresh}
+
+
+def check_choice(argument: str, given: str, known: Sequence[str]) -> None:
+    """Refuse a word that an argument does not know.
+
+    Raises:
+        ProjectError: With those that it knows.
+    """
+    if given not in known:
+        *first, last = (f'"{name}"' for name in known)
+        raise ProjectError(f"{argument}={given!r}: use {', '.join(first)} or {last}")

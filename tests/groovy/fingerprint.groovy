@@ -17,12 +17,13 @@ def ellipse = stored('EllipseROI', vertices + 'double x = 1, x2 = 5.1d, y = 2, y
 def source = new File(args[0]).getText('UTF-8')
 def imports = source.readLines().findAll { it =~ /^import (java|org)/ }.join('\n')
 def script = new GroovyShell(loader).parse(imports + '\n' + source.substring(source.indexOf('def fingerprint(object)')))
-def object = { proxy, name, className, locked ->
+def object = { proxy, name, className, locked, about = [:] ->
     [getROI: { [writeReplace: { proxy.getDeclaredConstructor().newInstance() }] as Expando }, getName: { name },
-     getPathClass: { className }, isLocked: { locked }] as Expando
+     getPathClass: { className }, isLocked: { locked }, getMetadata: { about }] as Expando
 }
 println script.fingerprint(object(polygon, null, null, false))
 println script.fingerprint(object(closed, null, null, false))
 println script.fingerprint(object(polygon, 'näme', 'Tumor: Positive', true))
 println script.fingerprint(object(points, 'n', 'Stroma', false))
 println script.fingerprint(object(ellipse, 'n', null, false))
+println script.fingerprint(object(polygon, null, null, false, [ANNOTATION_DESCRIPTION: 'seen']))

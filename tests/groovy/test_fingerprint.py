@@ -20,7 +20,8 @@ PLANE = Plane(c=-1, z=1, t=2)
 
 
 def expected(annotation: Annotation) -> str:
-    return fingerprint(annotation.class_name, annotation.name, annotation.locked, Builder().roi(annotation))
+    roi, description = Builder().roi(annotation), annotation.metadata.get("ANNOTATION_DESCRIPTION", "")
+    return fingerprint(annotation.class_name, annotation.name, annotation.locked, roi, description=description)
 
 
 @pytest.mark.parametrize("script", ["export_annotations", "import_predictions"])
@@ -38,4 +39,5 @@ def test_a_script_computes_the_fingerprint_that_qp2train_writes(groovy: Run, scr
         expected(replace(triangle, name="näme", class_name="Tumor: Positive", locked=True)),
         expected(points),
         expected(ellipse),
+        expected(replace(triangle, metadata={"ANNOTATION_DESCRIPTION": "seen"})),
     ]

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from qp2train.errors import (
     QuPathFormatError,
     SlideNotFoundError,
 )
+from qp2train.qupath import entrydata
 from qp2train.qupath.project import Project
 
 from .test_savefile import room_for
@@ -460,24 +460,17 @@ def test_the_table_shows_images_and_escapes_what_people_wrote(project: Project, 
 # Concurrent runs
 
 
-def test_a_save_of_qupath_during_ours_wins(project: Project) -> None:
+def test_a_save_of_qupath_during_ours_wins(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """QuPath saves while we put the new file together: ours is refused at the last moment."""
     entry = project["1"]
     theirs = TRIANGLE.replace(b"A1", b"B2")
 
-    class Interrupted(list[Annotation]):
-        """A list during whose second reading, which comes after the file's, someone else saves the entry."""
+    def verified(*_: object) -> None:
+        entry.data_path.write_bytes(theirs)
 
-        readings = 0
-
-        def __iter__(self) -> Iterator[Annotation]:
-            self.readings += 1
-            if self.readings == 2:
-                entry.data_path.write_bytes(theirs)
-            return super().__iter__()
-
+    monkeypatch.setattr(entrydata, "_verify", verified)
     with pytest.raises(EntryChangedError, match="changed since it was read"):
-        project.write(entry, Interrupted([predicted()]), source="m")
+        project.write(entry, [predicted()], source="m")
     assert entry.data_path.read_bytes() == theirs
     assert {p.name for p in entry.folder.iterdir()} >= {"data.qpdata", "server.json", "summary.json"}
     assert not (entry.folder / "data.qpdata.tmp~").exists()

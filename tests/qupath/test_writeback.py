@@ -13,6 +13,7 @@ from shapely.geometry.base import BaseGeometry
 from qp2train.core.annotation import Annotation, Plane
 from qp2train.errors import LabelError, ProjectError, QuPathFormatError
 from qp2train.qupath.javanodes import JObject, JString
+from qp2train.qupath.javatypes import class_name
 from qp2train.qupath.pathobject import PathObject, set_children, walk
 from qp2train.qupath.qpbuild import _CLASSES, Builder, _as_specified
 from qp2train.qupath.qpdata import QpData, load, read_annotations
@@ -192,7 +193,13 @@ def lock(data: QpData, obj: PathObject) -> None:
     obj.node.contents[5] = Builder(data.classes).boolean(True)
 
 
-@pytest.mark.parametrize("edit", [move_a_vertex, reclassify, rename, lock])
+def describe(data: QpData, obj: PathObject) -> None:
+    at = [class_name(node) for node in obj.node.contents].index("qupath.lib.objects.MetadataMap")
+    about = {"Object ID": str(obj.id), **obj.metadata, "ANNOTATION_DESCRIPTION": "seen by Dr X"}
+    obj.node.contents[at] = Builder(data.classes).metadata(about)
+
+
+@pytest.mark.parametrize("edit", [move_a_vertex, reclassify, rename, lock, describe])
 def test_what_a_human_edited_is_kept_and_supersedes_the_same_prediction(edit: object) -> None:
     data = load(TRIANGLE)
     first, second = predicted(class_name="Stroma"), predicted(shapely.box(50, 50, 60, 60), "Stroma")
@@ -219,6 +226,29 @@ def test_a_rerun_with_the_same_ids_leaves_the_edited_object() -> None:
     rename(data, object_of(data, one.id))
     report = write_objects(data, [replace(one, geometry=shapely.box(0, 0, 5, 5))], source="m")
     assert (report.added, report.superseded) == (0, 1)
+
+
+def test_a_description_that_the_model_gave_is_no_edit() -> None:
+    data = load(TRIANGLE)
+    one = predicted(metadata={"ANNOTATION_DESCRIPTION": "uncertain"})
+    write_objects(data, [one], source="m")
+    assert remove_objects(reread(data), "m").removed == [one.id]
+
+
+def test_a_copy_that_a_human_corrected_does_not_stand_for_the_original() -> None:
+    """In QuPath a copy keeps the metadata; the original still lies there, untouched."""
+    data = load(TRIANGLE)
+    one = predicted(class_name="Stroma")
+    write_objects(data, [one, copy := replace(one, id=str(uuid.uuid4()))], source="m")
+    move_a_vertex(data, object_of(data, copy.id))
+    report = write_objects(data, [again := replace(one, id=str(uuid.uuid4()))], source="m")
+    assert (report.added, report.removed, report.kept_edited, report.superseded) == (1, 1, 1, 0)
+    assert [a.id for a in read_annotations(reread(data)).annotations] == [TRIANGLE_ID, copy.id, again.id]
+
+
+def test_one_id_in_capitals_and_small_letters_is_one_to_java() -> None:
+    with pytest.raises(ProjectError, match="already there"):
+        write_objects(load(TRIANGLE), [predicted(id=TRIANGLE_ID.upper())], source="m")
 
 
 def test_a_closing_vertex_that_qupath_adds_is_no_edit() -> None:
