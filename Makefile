@@ -7,13 +7,14 @@ DATA ?= ../shared/data/glas
 OUT ?= runs/glas
 GROOVY := $(abspath $(VENV))/groovy.jar
 
-.PHONY: demo test lint unit notebooks glas qupath fuzz kill bench clean help
+.PHONY: demo test lint unit notebooks glas qupath reading sampling fuzz kill bench clean help
 
 help:
 	@echo "make demo       the main job on the sample project (3 minutes after the install)"
 	@echo "make test       lint, types, import rules, tests, notebooks"
 	@echo "make glas DATA=folder   leave-one-patient-out on real colon tissue (GlaS)"
 	@echo "make qupath     QuPath's files at size, against paquo (where there is one) and the geojson package"
+	@echo "make reading    patches beside openslide-python; make sampling: 100,000 patches from a million annotations"
 	@echo "make fuzz       100,000 damaged files; make kill: 200 killed write-backs"
 	@echo "make bench      all of these"
 
@@ -55,13 +56,19 @@ glas: $(INSTALLED)
 qupath: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/qupath.py
 
+reading: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/reading.py
+
+sampling: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sampling.py
+
 fuzz: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --inputs 100000 --processes 2 --out runs/fuzz
 
 kill: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/kill.py --kills 200
 
-bench: qupath fuzz kill glas
+bench: qupath reading sampling fuzz kill glas
 
 clean:
 	rm -rf $(VENV) demo runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

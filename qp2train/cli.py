@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
@@ -44,6 +45,7 @@ Objects = Literal["annotation", "detection", "tile"]
 Backend = Literal["java-free", "paquo"]
 Place = Literal["root", "enclosing"]
 How = Literal["replace", "add", "dry-run"]
+Format = Literal["png", "coco", "yolo", "zarr", "webdataset", "clam", "trident"]
 Map = Annotated[list[str] | None, typer.Option("--map", help="OLD=NEW: where a folder or slide was, and is.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Replace a setting: section.key=value.")]
 
@@ -87,7 +89,7 @@ def info(
         result = check(opened, open_slides=open_slides, progress=update)
     if as_json:
         said = {**result.to_dict(), "backend": found or backend}
-        sys.stdout.write(json.dumps(said, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(said, indent=2, ensure_ascii=not _in_utf8()) + "\n")
     else:
         console.print(render(result, colors=opened.classes if isinstance(opened, Project) else {}, backend=found))
     if strict and any(finding.severity == "problem" for finding in result.findings):
@@ -99,26 +101,55 @@ def sample(
     recipe: RecipeArgument,
     set_: Set = None,
     out: Annotated[Path | None, typer.Option(help="Write the patch table here: Parquet, or .csv for QuPath.")] = None,
-    preview: Annotated[Path | None, typer.Option(help="Write a contact sheet of patches and masks here.")] = None,
+    preview: Annotated[
+        Path | None, typer.Option(help="Write a contact sheet of patches and masks here, and X_map.png beside X.png.")
+    ] = None,
+    tiles: Annotated[
+        bool, typer.Option("--tiles", help="Write the patches into the project as tiles, in place of earlier ones.")
+    ] = False,
+    mode: Annotated[How, typer.Option(help="Of --tiles: replace earlier ones, add, or only show.")] = "replace",
+    export: Annotated[
+        Path | None, typer.Option(help="Write patches and masks for other tools into this folder.")
+    ] = None,
+    format: Annotated[Format, typer.Option(help="What --export writes.")] = "png",
 ) -> None:
     """Choose patches as a recipe says; print how many per class and split."""
     from qp2train import runs
     from qp2train.recipe import load_recipe
+    from qp2train.sampling.patchtiles import PATCH_SOURCE
 
     if preview is not None:
         _check_picture(preview)
+    if mode != "replace" and not tiles:
+        raise typer.BadParameter(f"{mode!r} says how tiles are written: add --tiles", param_hint="--mode")
+    if export is not None:
+        from qp2train.sampling.export import check_export, export_patches
+
+        check_export(export, format=format)  # before a long wait
     with _progress("slides") as update:
-        table = runs.sample(load_recipe(recipe, set_ or []), progress=update)
+        asked = load_recipe(recipe, set_ or [])
+        table = runs.sample(asked, progress=update)
     _print_counts(table.counts(), repr(table))
     if out is not None:
         written = table.to_csv(out) if out.suffix.lower() == ".csv" else table.save(out)
         console.print(f"patches: {written}", markup=False, soft_wrap=True)
     if preview is not None:
-        from qp2train.preview import contact_sheet_of
+        from qp2train.preview import save_preview
 
-        preview.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet_of(table).savefig(preview, dpi=110)
-        console.print(f"contact sheet: {preview}", markup=False, soft_wrap=True)
+        sheet, where = save_preview(table, preview)
+        _say(f"contact sheet: {sheet}")
+        _say(f"slide map: {where}")
+    if tiles:
+        for report in runs.write_patches(asked, table, mode=mode):
+            _say(str(report))
+            if mode == "dry-run":
+                _say(indent(report.difference(), "  "))
+        if mode != "dry-run":
+            _say(f"to take the tiles out: qp2train clear {asked.project} --source {PATCH_SOURCE}")
+    if export is not None:
+        with _progress("patches") as update:
+            export_patches(table, export, format=format, progress=update)
+        console.print(f"{format}: {export}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: [bold]qp2train train recipe.yaml --set fit.epochs=5[/]")
@@ -294,6 +325,9 @@ def demo(
 
 def main() -> None:
     """Run the command line; errors of ours and of the file system are one line, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a pipe in Windows' own encoding has no letter for every class name
+            stream.reconfigure(errors="backslashreplace")
     stderr = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         app(standalone_mode=True)
@@ -308,6 +342,10 @@ def main() -> None:
         if stop.code == INTERRUPTED:
             stderr.print("stopped; what was being written has been left as it was")
         raise
+
+
+def _in_utf8() -> bool:
+    return (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
 
 
 def _pairs(texts: list[str] | None) -> dict[str, str]:

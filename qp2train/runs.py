@@ -20,7 +20,7 @@ import pandas as pd
 
 from qp2train.core.annotation import Annotation
 from qp2train.core.patches import PatchTable
-from qp2train.errors import Qp2trainError, RecipeError, SplitError
+from qp2train.errors import ProjectError, Qp2trainError, RecipeError, SplitError
 from qp2train.infer.evaluate import Evaluation, evaluate
 from qp2train.infer.predict import predict
 from qp2train.infer.tiles import tiles
@@ -35,7 +35,9 @@ from qp2train.qupath.placing import Under
 from qp2train.qupath.project import Project
 from qp2train.qupath.writereport import Mode, WriteReport
 from qp2train.recipe import Recipe, checked_arguments, override, read_yaml
-from qp2train.sampling.plan import Progress, sample_patches
+from qp2train.sampling.images import Progress
+from qp2train.sampling.patchtiles import PATCH_SOURCE, patch_tiles
+from qp2train.sampling.plan import sample_patches
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,28 @@ def sample(recipe: Recipe, *, progress: Progress | None = None) -> PatchTable:
     if "split" not in recipe.sections:
         return replace(table, rows=table.rows.assign(split="train", group=table.rows["entry"]))
     return joined(table.split(**recipe["split"]))
+
+
+def write_patches(recipe: Recipe, table: PatchTable, *, mode: Mode = "replace") -> Iterator[WriteReport]:
+    """Write patches into the recipe's project as tile objects, image by image; they replace those written before.
+
+    Their source is "qp2train-patches"; `Project.clear(source="qp2train-patches")` takes them out.
+
+    Args:
+        recipe: Where the project is.
+        table: The patches.
+        mode: As `Project.write`.
+    """
+    project = open_project(recipe.project, image_roots=recipe.image_roots)
+    labels = table.labels.with_colors(getattr(project, "classes", {}))
+    how: dict[str, Any] = {"source": PATCH_SOURCE, "mode": mode, "colors": {n: labels.color(n) for n in labels.classes}}
+    others = {entry.id for entry in project} if mode != "add" else set()
+    for entry, found in patch_tiles(table):
+        others.discard(entry)
+        yield project.write(entry, found, **how)
+    for entry in sorted(others):  # sampled before, and not now
+        if any(a.source == PATCH_SOURCE for a in project[entry].annotations("all")):
+            yield project.write(entry, [], **how)
 
 
 def train(recipe: Recipe, table: PatchTable, *, progress: bool = True) -> Model:
@@ -143,6 +167,8 @@ def predict_project(
         progress: Called with (image name, windows done, windows in all).
     """
     colors = {n: model.labels.with_colors(getattr(project, "classes", {})).color(n) for n in model.labels.classes}
+    if not isinstance(project, Project) and (under != "root" or merge):
+        raise ProjectError(f"{project.path} is a folder of GeoJSON files: under= and merge= are for QuPath projects")
     for entry in project if entries is None else entries:
         try:
             found = _predicted(model, entry, tile_um, predict_args or {}, vectorise_args or {}, progress)
@@ -185,6 +211,4 @@ def _predicted(
 
 def joined(parts: Sequence[PatchTable]) -> PatchTable:
     """Tables of one sampling as one table."""
-    first, *_ = parts
-    rows = pd.concat([p.rows for p in parts], ignore_index=True)
-    return PatchTable(rows, first.slides, first.labels, first.size_px, first.mpp)
+    return replace(parts[0], rows=pd.concat([p.rows for p in parts], ignore_index=True))

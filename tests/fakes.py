@@ -40,8 +40,9 @@ class FakeEntry:
         slide.path = self.path or slide.path
         return slide
 
-    def annotations(self) -> list[Annotation]:
-        return list(self.drawn)
+    def annotations(self, kinds: str = "annotation") -> list[Annotation]:
+        wanted = {"annotation": ("annotation",), "detection": ("detection", "cell", "tile")}.get(kinds)
+        return [a for a in self.drawn if wanted is None or a.kind in wanted]
 
 
 def square(x: float, y: float, side: float, class_name: str | None = "Tumor", **more: object) -> Annotation:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-import pandas as pd
-import shapely
 from shapely.geometry.base import BaseGeometry
 
 Kind = Literal["annotation", "detection", "cell", "tile", "tma_core"]
@@ -61,34 +58,3 @@ class Annotation:
     source: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     nucleus: BaseGeometry | None = None
-
-
-def to_frame(annotations: Iterable[Annotation]) -> pd.DataFrame:
-    """What painting and provenance need of annotations, as a table for Parquet (geometry as WKB)."""
-    rows = [
-        (a.id, a.parent, a.kind, a.class_name, a.name, a.locked, a.source, a.geometry, json.dumps(dict(a.measurements)))
-        for a in annotations
-    ]
-    columns = ["id", "parent", "kind", "class_name", "name", "locked", "source", "geometry", "measurements"]
-    frame = pd.DataFrame(rows, columns=columns)
-    frame["geometry"] = list(shapely.to_wkb(frame["geometry"].to_numpy(dtype=object)))
-    return frame
-
-
-def from_frame(frame: pd.DataFrame) -> list[Annotation]:
-    """The inverse of `to_frame`."""
-    rows: list[dict[Any, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return [
-        Annotation(
-            shapely.from_wkb(row["geometry"]),
-            row["class_name"],
-            kind=row["kind"],
-            name=row["name"],
-            measurements=json.loads(row["measurements"]),
-            locked=bool(row["locked"]),
-            id=row["id"],
-            parent=row["parent"],
-            source=row["source"],
-        )
-        for row in rows
-    ]

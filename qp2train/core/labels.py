@@ -139,11 +139,19 @@ class LabelMap:
         Raises:
             LabelError: Naming the class and those that do exist.
         """
-        present = {a.class_name for a in annotations if a.class_name is not None}
+        self.check_names(a.class_name for a in annotations)
+
+    def check_names(self, class_names: Iterable[str | None]) -> None:
+        """As `check_against`, of the annotations' class names.
+
+        Raises:
+            LabelError: Naming the class and those that do exist.
+        """
+        present = set(class_names) - {None}
         used = {self.name_of(c) for c in present}
         missing = [n for n in self.classes if n not in used]
         if missing:
-            there = ", ".join(sorted(present)) or "none"
+            there = ", ".join(sorted(filter(None, present))) or "none"
             raise LabelError(
                 f"no annotation has the class {', '.join(map(repr, missing))}. Classes of the annotations: {there}"
             )

@@ -48,9 +48,17 @@ def deal_folds(sizes: Mapping[str, int], k: int, *, seed: int) -> dict[str, int]
     Raises:
         SplitError: k < 2, or fewer groups than folds.
     """
-    if k < 2 or len(sizes) < k:
-        raise SplitError(f"{k} folds need at least 2 folds and as many groups; there are {len(sizes)} groups")
+    check_folds(len(sizes), k)
     return deal(sizes, [1 / k] * k, seed=seed)
+
+
+def check_folds(groups: int, k: int) -> None:
+    """Raise SplitError unless so many groups can be dealt out to `k` folds."""
+    if k < 2 or groups < k:
+        raise SplitError(
+            f"{k} folds need at least 2 folds and as many groups; there are {groups} groups. Ask for fewer folds, "
+            "annotate more patients, or split by='slide'."
+        )
 
 
 def _largest_first(sizes: Mapping[str, int], seed: int) -> list[str]:

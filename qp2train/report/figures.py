@@ -66,12 +66,13 @@ def prediction_over_truth(
 
 
 def contact_sheet(
-    patches: Sequence[tuple[Picture, Picture, str]], labels: LabelMap, *, columns: int = 8, alpha: float = 0.35
+    patches: Sequence[tuple[Picture, Picture, str] | None], labels: LabelMap, *, columns: int = 8, alpha: float = 0.3
 ) -> Figure:
-    """Patches with their masks laid over in the classes' colours.
+    """Patches with their masks laid over and outlined in the classes' colours.
 
     Args:
-        patches: (picture H×W×3 uint8, mask H×W uint8, caption) each. Ignored pixels are greyed out.
+        patches: (picture H×W×3 uint8, mask H×W uint8, caption) each; None = an empty place. Ignored pixels are greyed
+            out.
         labels: Classes and colours.
         columns: Patches per row.
         alpha: Opacity of the masks.
@@ -81,11 +82,30 @@ def contact_sheet(
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.ravel():
         axes.set_axis_off()
-    for axes, (picture, mask, caption) in zip(grid.ravel(), patches, strict=False):
-        axes.imshow(tinted(picture, mask, labels, alpha=alpha))
-        axes.set_title(caption, fontsize=7)
+    for axes, patch in zip(grid.ravel(), patches, strict=False):
+        if patch is None:
+            continue
+        picture, mask, caption = patch
+        shown = tinted(picture, mask, labels, alpha=alpha)
+        edge = _edges(mask)
+        for value, name in enumerate(labels.classes, start=1):
+            shown[edge & (mask == value)] = labels.color(name)
+        axes.imshow(shown)
+        axes.set_title(caption, fontsize=8)
     _legend(figure, {name: labels.color(name) for name in labels.classes})
     return figure
+
+
+def _edges(mask: Picture) -> NDArray[np.bool_]:
+    """Pixels beside one of another value: lines of a hundredth of the picture's side."""
+    edge = np.zeros(mask.shape, dtype=bool)
+    for distance in range(1, 1 + max(1, round(max(mask.shape) / 200))):
+        for axis in (0, 1):
+            near, far = [(slice(None),) * axis + (s,) for s in (slice(None, -distance), slice(distance, None))]
+            apart = mask[near] != mask[far]
+            edge[near] |= apart
+            edge[far] |= apart
+    return edge
 
 
 def tinted(picture: Picture, mask: Picture, labels: LabelMap, *, alpha: float = 0.35) -> Picture:

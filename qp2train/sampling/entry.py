@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 from qp2train.core.annotation import Annotation
 from qp2train.slides import Slide
+
+Objects = Literal["annotation", "detection", "all"]
 
 
 class Entry(Protocol):
@@ -23,4 +25,5 @@ class Entry(Protocol):
 
     def slide(self) -> Slide: ...
 
-    def annotations(self) -> list[Annotation]: ...
+    def annotations(self, kinds: Objects = "annotation") -> list[Annotation]:
+        """The objects of some kinds: "detection" are detections, cells and tiles."""

@@ -253,6 +253,12 @@ class TestDigest:
         digests = {t.digest() for t in [table, *others]}
         assert len(digests) == 1 + len(others)
 
+    def test_it_is_what_version_0_1_said(self):
+        table = table_of({"a": 2, "b": 1})
+        drawn = (square(1, 2, 3.25, None, parent="x"), square(0, 0, 1, "Stroma"))
+        table = replace(table, slides={**table.slides, "b": replace(table.slides["b"], annotations=drawn)})
+        assert table.digest() == "782d1809b872221f"
+
     def test_where_the_files_lie_does_not(self):
         table = table_of({"a": 2})
         moved = replace(table, slides={"a": replace(table.slides["a"], path="/elsewhere/a.svs")})

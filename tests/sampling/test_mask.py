@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 import shapely
+import shapely.affinity
 from fakes import square
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qp2train import Annotation, Box, LabelMap, paint
 from qp2train.sampling.mask import Painter
@@ -230,3 +233,35 @@ def test_an_outline_with_many_corners_is_painted_as_exactly(downsample):
         mask = painter.paint(Box(x, y, 50 * downsample, 40 * downsample), (50, 40))
         middle_x, middle_y = np.meshgrid(x + (np.arange(50) + 0.5) * downsample, y + (np.arange(40) + 0.5) * downsample)
         assert np.array_equal(mask == 1, shapely.contains_xy(blob, middle_x, middle_y))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shapes=st.lists(
+        st.tuples(*[st.floats(-20, 80, width=32)] * 2, *[st.floats(0.5, 40, width=32)] * 2, st.integers(3, 9)),
+        min_size=1,
+        max_size=4,
+    ),
+    hole=st.booleans(),
+    corner=st.tuples(*[st.floats(-10, 40, width=32)] * 2),
+    downsample=st.sampled_from([0.5, 1.0, 1.3, 2.0, 3.7]),
+)
+def test_every_pixel_says_whether_its_centre_lies_inside(shapes, hole, corner, downsample):
+    """Over all shapes, boxes and scales, with the later class above: asked of shapely, centre by centre."""
+    angles = [np.linspace(0, 2 * np.pi, n, endpoint=False) + i for i, (*_, n) in enumerate(shapes)]
+    outlines = [
+        shapely.Polygon(np.c_[x + w * np.cos(a), y + h * np.sin(a)])
+        for (x, y, w, h, _n), a in zip(shapes, angles, strict=True)
+    ]
+    if hole:
+        outlines = [o.difference(shapely.affinity.scale(o, 0.5, 0.4)) for o in outlines]
+    names = [f"c{i}" for i in range(len(outlines))]
+    labels = LabelMap(names, unannotated="background", paint_order=names)
+    drawn = [Annotation(o, n) for o, n in zip(outlines, names, strict=True)]
+    mask = paint(drawn, labels, box=Box(*corner, 30 * downsample, 20 * downsample), size=(30, 20))
+    x, y = np.meshgrid(corner[0] + (np.arange(30) + 0.5) * downsample, corner[1] + (np.arange(20) + 0.5) * downsample)
+    expected, doubtful = np.zeros((20, 30), int), np.zeros((20, 30), bool)
+    for value, outline in enumerate(outlines, start=1):
+        expected[shapely.contains_xy(outline, x, y)] = value
+        doubtful |= shapely.distance(outline.boundary, shapely.points(x, y)) < 1e-6
+    assert np.array_equal(mask[~doubtful], expected[~doubtful])
