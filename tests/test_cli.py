@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -121,3 +123,19 @@ def test_without_qupath_the_paquo_backend_says_what_to_do(
     Project.create(tmp_path / "p")
     assert call(monkeypatch, "info", str(tmp_path / "p"), "--backend", "paquo") == 1
     assert "PAQUO_QUPATH_DIR" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_pipe_without_letters_for_a_name_stops_nothing(tmp_path: Path, as_json: bool) -> None:
+    """Windows' redirected output is not UTF-8; names of classes and slides are what people chose."""
+    project = Project.create(tmp_path / "p")
+    drawn = [Annotation(shapely.box(0, 0, 9, 9), "腫瘍 😀")]
+    project.add_image(tmp_path / "スライド.svs", width=100, height=100, annotations=drawn)
+    start = "import sys; from qp2train.cli import main; main()"
+    command = [sys.executable, "-c", start, "info", str(tmp_path / "p"), *["--json"] * as_json]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "cp1252"}, check=False)
+    assert done.returncode == 0, done.stderr
+    if as_json:
+        assert json.loads(done.stdout)["images"][0]["name"] == "スライド.svs"
+    else:
+        assert rb"\u30b9" in done.stdout

@@ -28,7 +28,8 @@ def recipe(shared_data: Path, tmp_path: Path) -> Path:
         path.chmod(0o755 if path.is_dir() else 0o644)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        "project: project\nlabels: {classes: [Tumor, Stroma]}\nsample: {size: 32, mpp: 1.0, per_class: 6, skip_unreadable: true}\n"
+        "project: project\nlabels: {classes: [Tumor, Stroma]}\n"
+        "sample: {size: 32, mpp: 1.0, per_class: 6, skip_unreadable: true}\n"
         "split: {by: slide, assign: {'1': train}}\n",
         encoding="utf-8",
     )
