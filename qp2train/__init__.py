@@ -22,6 +22,7 @@ _HOME = {
     "ScoreMap": "qp2train.core.scores",
     "Segmentation": "qp2train.learn.models",
     "SlideFolder": "qp2train.qupath.folder",
+    "check_leakage": "qp2train.sampling.leakage",
     "compare": "qp2train.infer.evaluate",
     "evaluate": "qp2train.infer.evaluate",
     "export_patches": "qp2train.sampling.export",
@@ -36,6 +37,7 @@ _HOME = {
     "read_geojson": "qp2train.qupath.geojson",
     "sample_patches": "qp2train.sampling.plan",
     "tiles": "qp2train.infer.tiles",
+    "tissue_regions": "qp2train.slides.tissue",
     "vectorise": "qp2train.infer.vectorise",
     "write_geojson": "qp2train.qupath.geojson",
 }

@@ -258,6 +258,55 @@ def predict(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: [bold]qp2train tissue liver/project.qpproj --pen --write[/]")
+def tissue(
+    project: ProjectArgument,
+    write: Annotated[bool, typer.Option("--write", help="Write the outlines into the project.")] = False,
+    class_name: Annotated[str, typer.Option("--class", help="The class that the outlines get.")] = "Tissue",
+    pen: Annotated[bool, typer.Option("--pen", help="Leave out what a pen has marked.")] = False,
+    folds: Annotated[bool, typer.Option("--folds", help="Leave out folds of the section.")] = False,
+    min_area_um2: Annotated[float, typer.Option(help="Smaller pieces are left out, smaller holes filled.")] = 50_000.0,
+    image: Annotated[list[str] | None, typer.Option(help="Only this image (id or name); may be repeated.")] = None,
+    image_root: Roots = None,
+) -> None:
+    """Outline the tissue of a project's images, an annotation per piece; without [bold]--write[/] only show it.
+
+    Writing again replaces the outlines, except those that were edited in QuPath.
+    """
+    from qp2train import runs
+    from qp2train.infer.vectorise import AREA
+    from qp2train.qupath.open import open_project
+
+    opened = open_project(project, image_roots=image_root or [])
+    chosen: list[ImageEntry | FolderEntry] = [opened[i] for i in image] if image else [*opened]
+    failed = 0
+    with _progress("images") as update:
+        for outcome in runs.find_tissue(
+            opened,
+            entries=chosen,
+            write=write,
+            class_name=class_name,
+            pen=pen,
+            folds=folds,
+            min_area_um2=min_area_um2,
+            progress=update,
+        ):
+            if outcome.error is not None:
+                failed += 1
+                console.print(f"[red]failed[/] {escape(f'{outcome.entry.name}: {outcome.error}')}", soft_wrap=True)
+                continue
+            area = sum(a.measurements[AREA] for a in outcome.annotations) / 1e6
+            _say(f"{outcome.entry.name}: {len(outcome.annotations)} × {class_name}, {area:.2f} mm²")
+            _say(f"  {outcome.report}")
+    if write:
+        _say(f"to take the outlines out: qp2train clear {project} --source {runs.TISSUE_SOURCE}")
+    else:
+        _say("nothing was written: add --write")
+    if failed:
+        console.print(f"[red]{failed} of {len(chosen)} images failed[/]; the others are done")
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: [bold]qp2train clear liver/project.qpproj --source tumor-1a2b3c4d[/]")
 def clear(
     project: ProjectArgument,

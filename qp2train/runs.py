@@ -19,12 +19,13 @@ from typing import Any
 import pandas as pd
 
 from qp2train.core.annotation import Annotation
+from qp2train.core.leakage import Parts, leaks, report
 from qp2train.core.patches import PatchTable
 from qp2train.errors import ProjectError, Qp2trainError, RecipeError, SplitError
 from qp2train.infer.evaluate import Evaluation, evaluate
 from qp2train.infer.predict import predict
 from qp2train.infer.tiles import tiles
-from qp2train.infer.vectorise import vectorise
+from qp2train.infer.vectorise import AREA, vectorise
 from qp2train.learn.fit import fit
 from qp2train.learn.models import Model, Segmentation
 from qp2train.qupath.entry import ImageEntry
@@ -36,21 +37,30 @@ from qp2train.qupath.project import Project
 from qp2train.qupath.writereport import Mode, WriteReport
 from qp2train.recipe import Recipe, checked_arguments, override, read_yaml
 from qp2train.sampling.images import Progress
+from qp2train.sampling.leakage import check_leakage
 from qp2train.sampling.patchtiles import PATCH_SOURCE, patch_tiles
 from qp2train.sampling.plan import sample_patches
+from qp2train.slides.tissue import tissue_regions
 
 log = logging.getLogger(__name__)
 
+# What outlines of tissue carry as their source, beside the models' ids.
+TISSUE_SOURCE = "qp2train-tissue"
 RECIPE, TABLE, MODEL = "recipe.yaml", "patches.parquet", "model"
 
 
 def sample(recipe: Recipe, *, progress: Progress | None = None) -> PatchTable:
-    """The patches that a recipe asks for, each with its split. Without a `split` section all are for training."""
+    """The patches that a recipe asks for, each with its split. Without a `split` section all are for training.
+
+    What may leak between the parts is logged, see `check_leakage`.
+    """
     project = open_project(recipe.project, image_roots=recipe.image_roots)
     table = sample_patches(project, recipe.labels, **recipe["sample"], progress=progress)
     if "split" not in recipe.sections:
         return replace(table, rows=table.rows.assign(split="train", group=table.rows["entry"]))
-    return joined(table.split(**recipe["split"]))
+    table = joined(table.split(**recipe["split"]))
+    check_leakage(table)
+    return table
 
 
 def write_patches(recipe: Recipe, table: PatchTable, *, mode: Mode = "replace") -> Iterator[WriteReport]:
@@ -76,7 +86,12 @@ def write_patches(recipe: Recipe, table: PatchTable, *, mode: Mode = "replace") 
 
 
 def train(recipe: Recipe, table: PatchTable, *, progress: bool = True) -> Model:
-    """Train as a recipe says on the patches that `sample` chose, into the recipe's run folder."""
+    """Train as a recipe says on the patches that `sample` chose, into the recipe's run folder.
+
+    Raises:
+        SplitError: A patient or slide is in several parts of the table, and this was not asked for.
+    """
+    report(leak for leak in leaks(Parts.of([table])) if leak.certain)
     val = table.select("val")
     spec = Segmentation(table.labels, **recipe["model"])
     arguments = {"out": recipe.out, "progress": progress, **recipe["fit"]}
@@ -184,6 +199,52 @@ def predict_project(
             elif write:
                 report = project.write(entry.id, found, source=model.id, colors=colors, mode=mode)
             yield Outcome(entry, found, report, file)
+        except Qp2trainError as error:
+            log.info("%s: %s", entry.name, error)  # the caller has it in the outcome
+            yield Outcome(entry, error=error)
+
+
+def find_tissue(
+    project: Project | SlideFolder,
+    *,
+    entries: Iterable[ImageEntry | FolderEntry] | None = None,
+    write: bool = False,
+    class_name: str = "Tissue",
+    pen: bool = False,
+    folds: bool = False,
+    min_area_um2: float = 50_000.0,
+    progress: Progress | None = None,
+) -> Iterator[Outcome]:
+    """Outline the tissue of images, an annotation per piece, so that each can be corrected or deleted by itself.
+
+    Their source is "qp2train-tissue": finding again replaces them, but not those that were edited in QuPath, and
+    `Project.clear(source="qp2train-tissue")` takes them out. An image that fails is reported; the others still come.
+
+    Args:
+        project: Where the images are, and where the outlines are written.
+        entries: Which images; None = all.
+        write: Write into the project; otherwise the report says what would be written.
+        class_name: The annotations' class.
+        pen: As `tissue_regions`.
+        folds: As `tissue_regions`.
+        min_area_um2: As `tissue_regions`.
+        progress: Called with (image name, images done, images in all).
+    """
+    chosen = list(project if entries is None else entries)
+    for done, entry in enumerate(chosen):
+        if progress is not None:
+            progress(entry.name, done, len(chosen))
+        try:
+            slide = entry.slide()
+            try:
+                pieces = tissue_regions(slide, min_area_um2=min_area_um2, pen=pen, folds=folds)
+                um2 = slide.mpp**2
+            finally:
+                slide.close()
+            found = [Annotation(p, class_name, measurements={AREA: round(p.area * um2, 1)}) for p in pieces]
+            mode: Mode = "replace" if write else "dry-run"
+            report = project.write(entry.id, found, source=TISSUE_SOURCE, mode=mode)
+            yield Outcome(entry, found, report)
         except Qp2trainError as error:
             log.info("%s: %s", entry.name, error)  # the caller has it in the outcome
             yield Outcome(entry, error=error)

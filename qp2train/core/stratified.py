@@ -19,9 +19,7 @@ PARTNERS = 256
 ROUNDS = 50
 
 
-def deal_stratified(
-    counts: Mapping[str, Sequence[int]], fractions: Sequence[float], *, seed: int
-) -> dict[str, int]:
+def deal_stratified(counts: Mapping[str, Sequence[int]], fractions: Sequence[float], *, seed: int) -> dict[str, int]:
     """Group → index of its part, so that each part comes near its fraction of the patches of every class.
 
     What `deal` gives by size alone is bettered by moving groups and by exchanging two, until nothing helps.
@@ -76,8 +74,9 @@ def _shares(counts: Mapping[str, Sequence[int]]) -> Floats:
     """(groups, classes + 1): which share of each class's patches, and of all patches, a group has."""
     table = np.array([*counts.values()], dtype=np.float64)
     table = np.column_stack([table, table.sum(axis=1)])
-    shares: Floats = table[:, table.any(axis=0)]
-    return shares / shares.sum(axis=0)
+    table = table[:, table.any(axis=0)]
+    shares: Floats = table / table.sum(axis=0)
+    return shares
 
 
 def _draft(counts: Mapping[str, Sequence[int]], k: int, *, seed: int) -> list[dict[str, int]]:

@@ -18,8 +18,9 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from qp2train.core.leakage import Parts, leaks, report
 from qp2train.core.patches import PatchTable
-from qp2train.errors import NoAnnotationError, Qp2trainError, SplitError
+from qp2train.errors import NoAnnotationError, Qp2trainError
 from qp2train.learn.augment import Augmentation, Strength
 from qp2train.learn.data import plain_loader, train_loader
 from qp2train.learn.models import Model, Segmentation, model_id, package_versions
@@ -235,12 +236,7 @@ def _check(spec: Segmentation, train: PatchTable, val: PatchTable | None, *, epo
             f"training is on {', '.join(train.labels.classes)} at {train.mpp:g} µm/px, but validation on "
             f"{', '.join(val.labels.classes)} at {val.mpp:g} µm/px"
         )
-    shared = sorted(set(train.rows["group"]) & set(val.rows["group"]))
-    if shared:
-        raise SplitError(
-            f"training and validation share the patient or slide {shared[0]!r}: scores would come out too high. "
-            "Make both with PatchTable.split or .folds."
-        )
+    report(leaks(Parts.of([train, val])))
 
 
 @contextmanager

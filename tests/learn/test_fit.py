@@ -170,7 +170,7 @@ def test_training_twice_into_one_folder_leaves_the_second(tmp_path, spec, train_
 class TestRefused:
     def test_validation_with_a_patient_of_training(self, spec, two_colours):
         train, val = two_colours.take(range(12)), two_colours.take(range(6, 20))
-        with pytest.raises(SplitError, match="share the patient or slide 's"):
+        with pytest.raises(SplitError, match="the same slide in several parts"):
             fit(spec, train, val, **QUICK)
 
     def test_nothing_to_learn_from_or_to_choose_by(self, spec, train_val):
