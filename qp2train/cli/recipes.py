@@ -64,8 +64,8 @@ def sample(
         asked = load_recipe(recipe, set_ or [])
         table = runs.sample(asked, progress=update)
     print_counts(table.counts(), repr(table))
-    if table.rejected:
-        say(f"left out: {', '.join(f'{n} × {fault}' for fault, n in table.rejected.items())}")
+    if left_out := [f"{n} × {fault}" for fault, n in table.rejected.items() if n]:
+        say(f"left out: {', '.join(left_out)}")
     if out is not None:
         written = table.to_csv(out) if out.suffix.lower() == ".csv" else table.save(out)
         say(f"patches: {written}")

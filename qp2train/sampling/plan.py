@@ -13,18 +13,18 @@ from qp2train.core.patches import COLUMNS, PatchTable
 from qp2train.core.scores import ScoreMap
 from qp2train.errors import LabelError, NoAnnotationError, Qp2trainError
 from qp2train.sampling.asked import Strategy, check_belongs, check_choices, check_faults, check_numbers, check_sizes
-from qp2train.sampling.balanced import AnnotationWeight, InAnnotations
-from qp2train.sampling.border import OnOutlines
-from qp2train.sampling.centred import centred
 from qp2train.sampling.drawn import draw
 from qp2train.sampling.entry import Entry, Objects
-from qp2train.sampling.grid import grid
-from qp2train.sampling.hard import hard
 from qp2train.sampling.images import Images, Progress, classes_from, open_images
 from qp2train.sampling.inspector import Fault, Inspector
-from qp2train.sampling.ontissue import on_tissue
-from qp2train.sampling.scattered import InBoxes
 from qp2train.sampling.site import WHATEVER, Include, Row, Rules, Sites
+from qp2train.sampling.strategies.balanced import AnnotationWeight, InAnnotations
+from qp2train.sampling.strategies.border import OnOutlines
+from qp2train.sampling.strategies.centred import centred
+from qp2train.sampling.strategies.grid import grid
+from qp2train.sampling.strategies.hard import hard
+from qp2train.sampling.strategies.ontissue import on_tissue
+from qp2train.sampling.strategies.scattered import InBoxes
 
 log = logging.getLogger(__name__)
 

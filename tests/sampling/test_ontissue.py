@@ -9,8 +9,8 @@ from sketch import LABELS, places, sketch
 from qp2train import LabelMap, sample_patches
 from qp2train.core.patches import SlideRef
 from qp2train.errors import LabelError, NoAnnotationError, Qp2trainError
-from qp2train.sampling.ontissue import scatter
 from qp2train.sampling.site import Rules, Sites
+from qp2train.sampling.strategies.ontissue import scatter
 
 PINK = (200, 80, 140)
 

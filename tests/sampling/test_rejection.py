@@ -11,9 +11,9 @@ from qp2train import LabelMap, PatchTable, sample_patches
 from qp2train.core.patches import SlideRef
 from qp2train.core.snapshot import Snapshot
 from qp2train.errors import Qp2trainError
-from qp2train.sampling.grid import grid
 from qp2train.sampling.inspector import Inspector
 from qp2train.sampling.site import Rules, Sites
+from qp2train.sampling.strategies.grid import grid
 
 # What a stand-in for the judge of pictures says of 2 × 2 px patches, by their grey.
 FAULTS = {0: {"pen"}, 50: {"blur", "pen"}, 250: {"blank"}}
