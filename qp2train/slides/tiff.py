@@ -129,8 +129,13 @@ class Level:
         right, bottom = min(x + width, self.size[0]), min(y + height, self.size[1])
         tile_w, tile_h = self.tile
         across = -(-self.size[0] // tile_w)
-        shape = (height, width, self.samples)
         whole = (left, top, right, bottom) == (x, y, x + width, y + height)
+        if whole and (width, height) == self.tile and x % tile_w == y % tile_h == 0:
+            # A patch of a grid that fits the tiles: nobody asks for this tile again, so it is neither kept nor copied.
+            index = y // tile_h * across + x // tile_w
+            kept = TILES.get((self.key, index))
+            return self._decoded(file, index) if kept is None else kept.copy()
+        shape = (height, width, self.samples)
         out = np.empty(shape, self.dtype) if whole else np.full(shape, self.paper, self.dtype)
         if right <= left:
             return out

@@ -273,3 +273,17 @@ class TestScaledDecode:
             with open_slide(path) as exact, open_slide(path, scaled_decode=True) as scaled:
                 for size in [(300, 300), (200, 200)] + [(100, 100)] * (how["compression"] == "zlib"):
                     assert np.array_equal(scaled.read(Box(0, 0, 300, 300), size), exact.read(Box(0, 0, 300, 300), size))
+
+
+def test_patches_that_fit_the_tiles_are_not_kept(tmp_path):
+    """Each tile of such a grid is asked for once; keeping it would only push out others."""
+    array = picture(256, 256)
+    with open_slide(write_slide(tmp_path / "s.tif", array, levels=(1,), tile=64)) as slide:
+        TILES.clear()
+        for x in range(0, 256, 64):
+            assert np.array_equal(slide.read(Box(x, 64, 64, 64), (64, 64)), array[64:128, x : x + 64])
+        assert TILES.nbytes == 0
+        slide.read(Box(32, 64, 64, 64), (64, 64))
+        first = slide.read(Box(0, 64, 64, 64), (64, 64))
+        first[:] = 0  # a kept tile is handed out as a copy
+        assert np.array_equal(slide.read(Box(0, 64, 64, 64), (64, 64)), array[64:128, :64])
