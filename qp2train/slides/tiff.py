@@ -43,6 +43,9 @@ DECODED = frozenset({1, 5, JPEG, 8, 32946, 32773, 34925, 50000}) | JPEG_2000
 LARGEST_TILE = 1 << 28  # bytes of one decoded tile or strip: a whole 8-bit RGB image of 89 megapixels in one strip
 SIZE_MARKERS = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 
+# Adobe's mark by which a JPEG says that it holds red, green and blue; scanners leave it to the TIFF's tags.
+NOT_TRANSFORMED = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
+
 Pixels = NDArray[Any]
 _KEYS = itertools.count()
 
@@ -100,6 +103,7 @@ class Level:
         paper: What a pixel beyond the border is.
         first: The number of its first tile, where colours lie apart in one page.
         shrunk: The decoder makes the file's tiles this many times smaller.
+        rgb: JPEG tiles hold red, green and blue instead of brightness and two colours.
     """
 
     size: tuple[int, int]
@@ -114,6 +118,7 @@ class Level:
     paper: int = WHITE
     first: int = 0
     shrunk: int = 1
+    rgb: bool = False
     key: int = field(default_factory=lambda: next(_KEYS))
 
     def pixels(self, file: File, x: int, y: int, width: int, height: int) -> Pixels:
@@ -159,7 +164,7 @@ class Level:
             return None
         size = -(-self.size[0] // factor), -(-self.size[1] // factor)
         tile = self.tile[0] // factor, self.tile[1] // factor
-        return replace(self, size=size, tile=tile, decode=_shrinking(factor), shrunk=factor, key=next(_KEYS))
+        return replace(self, size=size, tile=tile, decode=_shrinking(factor, self.rgb), shrunk=factor, key=next(_KEYS))
 
     def _tile(self, file: File, index: int) -> Pixels:
         key = (self.key, index)
@@ -217,6 +222,7 @@ def level_of(page: Any, *, plane: int = 0, paper: int = WHITE) -> Level | None:
         tables=page.jpegtables,
         paper=paper,
         first=first,
+        rgb=key.photometric == tifffile.PHOTOMETRIC.RGB,
     )
 
 
@@ -242,9 +248,11 @@ def open_tiff(path: Path) -> tifffile.TiffFile:
         raise UnreadableSlideError(f"{path}: no TIFF that can be read: {error}") from error
 
 
-def _shrinking(factor: int) -> Callable[..., Any]:
+def _shrinking(factor: int, rgb: bool) -> Callable[..., Any]:
     def decode(data: bytes, index: int, jpegtables: bytes | None) -> tuple[Pixels, ...]:
         whole = jpegtables[:-2] + data[2:] if jpegtables else data
+        if rgb:
+            whole = whole[:2] + NOT_TRANSFORMED + whole[2:]
         with Image.open(io.BytesIO(whole)) as image:
             image.draft("RGB", (image.width // factor, image.height // factor))
             return (np.asarray(image)[None],)

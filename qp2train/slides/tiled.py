@@ -23,6 +23,7 @@ Ratio = tuple[float, float]
 PLAIN_VENDORS = frozenset({"aperio", "generic-tiff"})
 SHRUNK = (2, 4, 8)  # what JPEG can be decoded smaller by
 SAMPLE_PX = 64
+ALIKE = 4.0  # grey levels between the mean colours of a region decoded in two ways
 SAMPLES = 4  # regions of each level that are compared
 # A level that is not an exact fraction of the slide is resampled by OpenSlide nearly everywhere; where it would move a
 # level's pixels by less than this, the two are comparable but for rounding.
@@ -55,9 +56,21 @@ class TiledSlide(PyramidSlide):
         for (_, level, (across, down)), end in zip(self._levels, ends, strict=True):
             for factor in SHRUNK:
                 small = level.shrunken(factor) if level is not None and across * factor < end * 0.999 else None
-                if small is not None:
+                if small is not None and level is not None and self._looks_alike(level, small):
                     made.append((small.size, small, (across * factor, down * factor)))
         return made
+
+    def _looks_alike(self, level: Level, small: Level) -> bool:
+        """Whether a region decoded smaller has the mean colours of the whole one: another decoder may know others."""
+        factor = small.shrunk
+        side = min(SAMPLE_PX, *(length // factor for length in level.size))
+        x, y = ((length // factor - side) // 2 for length in level.size)
+        try:
+            exact = level.pixels(self._file, x * factor, y * factor, side * factor, side * factor)
+            made = small.pixels(self._file, x, y, side, side)
+        except (Missing, UnreadableSlideError):
+            return False
+        return bool(np.abs(exact.mean(axis=(0, 1)) - made.mean(axis=(0, 1))).max() < ALIKE)
 
     @property
     def bounds(self) -> tuple[int, int, int, int] | None:

@@ -258,6 +258,22 @@ class TestScaledDecode:
         assert difference.mean() < 1.5
         assert difference.mean() < moved / 5  # a shift by a pixel would show
 
+    def test_a_real_slide_whose_jpeg_holds_red_green_and_blue(self, shared_data):
+        """Aperio says so in the TIFF's tags only; taken for YCbCr, its colours would be off by 50 grey levels."""
+        path = shared_data / "slides" / "CMU-1-Small-Region.svs"
+        box = Box(0, 0, 2200, 2900)
+        with open_slide(path) as exact, open_slide(path, scaled_decode=True) as scaled:
+            assert scaled.downsamples == (1.0, 2.0, 4.0, 8.0)
+            for size in [(1100, 1450), (550, 725), (275, 362)]:
+                difference = np.abs(scaled.read(box, size).astype(int) - exact.read(box, size))
+                assert difference.mean() < 0.5
+
+    def test_levels_that_would_look_different_are_not_made(self, tmp_path, monkeypatch):
+        path = write_slide(tmp_path / "s.tif", picture(512, 512), levels=(1,), compression="jpeg")
+        monkeypatch.setattr("qp2train.slides.tiled.ALIKE", -1.0)
+        with open_slide(path, scaled_decode=True) as slide:
+            assert slide.downsamples == (1.0,)
+
     def test_it_is_asked_for(self, tmp_path):
         path = write_slide(tmp_path / "s.tif", picture(512, 512), levels=(1,), compression="jpeg")
         with open_slide(path) as exact, open_slide(path, scaled_decode=True) as scaled:
