@@ -85,7 +85,7 @@ def fit(
             1 GB per process reaches.
         cache_gb: Most that this folder may hold, in GB.
         scaled_decode: Read JPEG slides at less than half their resolution in about half the time; pixels then differ
-            from the exact mean by about 1 grey level.
+            from the exact mean by mostly less than 1 grey level.
         seed: Of the first weights, the order of patches and the augmentation.
         out: Run folder: model, learning curves (CSV and TensorBoard), patches and annotations. None = nothing
             is written.

@@ -43,7 +43,8 @@ def open_slide(
         mpp: µm per full-resolution pixel; overrides what the file says.
         view: The `view` of an opened slide, to open it again; "" = the whole file.
         scaled_decode: Of JPEG tiles read at less than half their resolution decode only what is needed for it, which
-            takes about half the time. Pixels then differ from the exact mean by about 1 grey level (docs/results.md).
+            takes half the time or less. Pixels then differ from the exact mean, mostly by less than 1 grey level
+            (docs/results.md).
 
     Raises:
         SlideNotFoundError: There is no such file.

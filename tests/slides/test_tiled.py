@@ -261,10 +261,10 @@ class TestScaledDecode:
     def test_a_real_slide_whose_jpeg_holds_red_green_and_blue(self, shared_data):
         """Aperio says so in the TIFF's tags only; taken for YCbCr, its colours would be off by 50 grey levels."""
         path = shared_data / "slides" / "CMU-1-Small-Region.svs"
-        box = Box(0, 0, 2200, 2900)
+        box = Box(0, 0, 2200, 2896)
         with open_slide(path) as exact, open_slide(path, scaled_decode=True) as scaled:
             assert scaled.downsamples == (1.0, 2.0, 4.0, 8.0)
-            for size in [(1100, 1450), (550, 725), (275, 362)]:
+            for size in [(1100, 1448), (550, 724), (275, 362)]:
                 difference = np.abs(scaled.read(box, size).astype(int) - exact.read(box, size))
                 assert difference.mean() < 0.5
 
