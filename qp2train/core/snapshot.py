@@ -141,8 +141,15 @@ def _encoded(annotations: Sequence[Annotation]) -> pa.Table:
     geometries[:] = columns["geometry"]
     columns["geometry"] = shapely.to_wkb(geometries)
     columns["measurements"] = [json.dumps(dict(m)) if m else _NO_MEASUREMENTS for m in columns["measurements"]]
-    arrays = [pa.array(columns[f.name], f.type) for f in SCHEMA]
+    arrays = [_array(columns[f.name], f.type) for f in SCHEMA]
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array(values, kind)
+    except UnicodeEncodeError:  # half of a surrogate pair, from a damaged GeoJSON, has no UTF-8
+        return pa.array([v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for v in values], kind)
 
 
 def _decoded(table: pa.Table) -> Iterator[Annotation]:

@@ -35,8 +35,13 @@ def bottom_to_top(
     ranks = np.array([of_class[name] for name in class_names], dtype=np.intp)
     region = np.array([name == REGION for name in class_names], dtype=bool)
     layer = np.where(values == IGNORE, 2, np.where(region & (values == BACKGROUND), 0, 1))
-    order = np.lexsort(np.stack([-shapely.area(geometries), _depth(ids, parents), ranks, layer]))
+    area = shapely.area(geometries)
+    order = np.lexsort(np.stack([-area, _depth(ids, parents), ranks, layer]))
     paints = (values >= 0) & ~shapely.is_empty(geometries)
+    # A polygon without extent (a click by mistake) has no pixel, and patches drawn for it would teach nothing. The
+    # area of one that crosses itself may come to 0, too.
+    flat = np.flatnonzero((area == 0) & (shapely.get_dimensions(geometries) == 2))
+    paints[flat] &= shapely.area(shapely.convex_hull(geometries[flat])) > 0
     found: NDArray[np.intp] = order[paints[order]]
     return found
 

@@ -67,10 +67,13 @@ class PatchCache:
         """(image H×W×3, mask H×W) of a row, uint8; None if it is not stored, or damaged."""
         if row >= self._rows:
             return None
-        file, start = self._handle(), self._start(row)
         stored = np.empty((4, self.px, self.px), np.uint8)
-        file.seek(start)
-        checksum = file.read(CHECKSUM_BYTES)
+        try:
+            file = self._handle()
+            file.seek(self._start(row))
+            checksum = file.read(CHECKSUM_BYTES)
+        except OSError:  # another run has deleted the file for want of room
+            return None
         if len(checksum) < CHECKSUM_BYTES or not any(checksum) or file.readinto(stored.data) < self._row_bytes:
             return None
         if not self._checked[row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ from qp2train.core.geometry import Box
 from qp2train.errors import SlideError, SlideNotFoundError, UnreadableSlideError
 from qp2train.slides.slide import PyramidSlide
 from qp2train.slides.tiff import DAMAGE, File, Level, Missing, level_of, open_tiff
-from qp2train.slides.tiffslide import ome_pixels, stored_mpp
+from qp2train.slides.tiffslide import check_one_file, ome_pixels, stored_mpp
 
 PLANES = "TZC"  # what a plane is counted by
 
@@ -174,6 +175,7 @@ def _of_series(tiff: Any, file: Path, mpp: float | None) -> ChannelSlide:
     pages = int(np.prod(shape))
     if other or any(len(level.pages) != pages for level in series.levels):
         raise UnreadableSlideError(f"{file}: its planes ({series.axes}, {series.shape}) are stored in an unknown way")
+    check_one_file(series, file)
     stored, handle = stored_mpp(tiff), File(str(file))
     planes: dict[tuple[int, int, int], _Plane] = {}
     for number in range(pages):
@@ -208,7 +210,8 @@ def _names(tiff: Any, series: Any, count: int) -> tuple[str, ...]:
         found = list((tiff.imagej_metadata or {}).get("Labels", []))
     named = found if len(found) == count else [""] * count
     names = [name or f"Channel {i + 1}" for i, name in enumerate(named)]
-    return tuple(n if names.count(n) == 1 else f"{n} ({i + 1})" for i, n in enumerate(names))
+    times = Counter(names)
+    return tuple(n if times[n] == 1 else f"{n} ({i + 1})" for i, n in enumerate(names))
 
 
 def _tag(xml: str, name: str) -> str:

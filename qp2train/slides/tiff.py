@@ -69,9 +69,11 @@ class File:
         Raises:
             OSError: The file cannot be read.
         """
-        if hasattr(os, "pread"):
-            return os.pread(self._descriptor, count, offset)
-        with self._lock:
+        with self._lock:  # else another thread may close it meanwhile, and its number be another file's
+            if self.closed:
+                raise OSError("the slide was closed")
+            if hasattr(os, "pread"):
+                return os.pread(self._descriptor, count, offset)
             os.lseek(self._descriptor, offset, os.SEEK_SET)
             return os.read(self._descriptor, count)
 
@@ -80,7 +82,8 @@ class File:
         return not self._close.alive
 
     def close(self) -> None:
-        self._close()
+        with self._lock:
+            self._close()
 
     def __reduce__(self) -> tuple[object, ...]:
         return (File, (self.path,))
@@ -200,6 +203,8 @@ def level_of(page: Any, *, plane: int = 0, paper: int = WHITE) -> Level | None:
         paper: What a pixel beyond the border is.
     """
     key = page.keyframe  # what all pages of a series have in common
+    if min(key.imagewidth, key.imagelength) < 1:
+        return None
     strip = (key.imagewidth, min(key.rowsperstrip, key.imagelength))
     tile = (key.tilewidth, key.tilelength) if key.is_tiled else strip
     if key.compression not in DECODED or key.imagedepth != 1 or key.dtype is None or min(tile) < 1:

@@ -61,6 +61,7 @@ def tiff_slide(file: Path, *, mpp: float | None) -> TiffSlide | None:
                     "train on are 8-bit colour or grey. qp2train.open_channels(path) reads it as channels × height × "
                     "width"
                 )
+            check_one_file(series, file)
             levels = [level_of(level.pages[0]) for level in series.levels]
             stored = stored_mpp(tiff)
         except DAMAGE as error:
@@ -72,9 +73,23 @@ def tiff_slide(file: Path, *, mpp: float | None) -> TiffSlide | None:
         tifffile.PHOTOMETRIC.MINISBLACK,
     )
     apart = "S" in series.axes and not series.axes.endswith("YXS")  # PIL puts planes of red, green and blue together
-    if apart or not grey_or_rgb or len(usable) < len(levels):
+    whole_bytes = series.keyframe.bitspersample == 8  # fewer bits would be shown dark; PIL widens them
+    if apart or not whole_bytes or not grey_or_rgb or len(usable) < len(levels):
         return None
     return TiffSlide(file, usable, asked=mpp, stored=stored)
+
+
+def check_one_file(series: Any, file: Path) -> None:
+    """Refuse an image of which parts lie in other files: OME-TIFF may name them.
+
+    Raises:
+        UnreadableSlideError: With the other file's name.
+    """
+    for page in (page for level in series.levels for page in level.pages):
+        if page is not None and page.parent.filehandle.path != str(file.absolute()):
+            raise UnreadableSlideError(
+                f"{file}: a part of the image lies in {page.parent.filehandle.name}; such sets of files are not read"
+            )
 
 
 def stored_mpp(tiff: tifffile.TiffFile) -> float | None:

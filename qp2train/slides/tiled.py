@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -136,16 +137,24 @@ def _matching_levels(slide: OpenSlideSlide) -> tuple[dict[Size, Level], float | 
     found: dict[Size, Level] = {}
     with open_tiff(Path(slide.path)) as tiff:
         wanted, stored = {*slide.level_sizes}, None
-        if tiff.is_ome:
+        # An OME-TIFF may begin with a picture of the label: then what its series say is not of the slide.
+        if tiff.is_ome and tiff.series[0].keyframe is tiff.pages[0]:
             stored = stored_mpp(tiff)
             wanted |= {(level.keyframe.imagewidth, level.keyframe.imagelength) for level in tiff.series[0].levels}
+        first = tiff.pages[0]
+        marked = slide.properties["openslide.vendor"] == "generic-tiff"  # that reader wants its levels marked
         for page in pages_of(tiff):
             size = (page.imagewidth, page.imagelength)
-            if page.is_tiled and size in wanted and size not in found:
+            if page.is_tiled and size in wanted and size not in found and (not marked or _is_level(page, first)):
                 level = level_of(page)
                 if level is not None and level.samples == 3 and level.dtype == np.uint8:
                     found[size] = level
     return found, stored
+
+
+def _is_level(page: Any, first: Any) -> bool:
+    """Whether a page is the slide, or marked as a smaller form of it: other pictures may have the same size."""
+    return page is first or bool(page.is_reduced) or page.parent is not first.parent
 
 
 def _same_pixels(slide: OpenSlideSlide, number: int, level: Level) -> bool:

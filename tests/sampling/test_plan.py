@@ -96,6 +96,12 @@ class TestBalanced:
         centre = shapely.Point(box.x + 8, box.y + 8)
         assert geometry.distance(centre) <= HALF_DIAGONAL
 
+    def test_an_outline_without_extent_gets_no_patch(self):
+        drawn = [Annotation(shapely.Polygon([(40, 70), (50, 80), (45, 75)]), "Tumor"), square(70, 30, 20, "Tumor")]
+        table = sample_patches([FakeEntry("a", drawn)], TUMOR, size=16, per_class=40)
+        assert set(table.rows["annotation"]) == {drawn[1].id}
+        assert (table.rows["annotated"] > 0).all()
+
     def test_a_class_that_others_cover_everywhere_is_named(self):
         drawn = [square(10, 10, 50, "Stroma"), square(10, 10, 50, "Ignore*"), square(90, 90, 9, "Tumor")]
         with pytest.raises(LabelError, match="class 'Stroma' has 1 annotation"):

@@ -174,3 +174,28 @@ def test_real_files(shared_data):
     for slide in opened:
         assert slide.read(Box(0, 0, 50, 50), (25, 25)).shape == (3, 25, 25)
         slide.close()
+
+
+class TestPartsElsewhere:
+    def test_channels_in_other_files_are_refused_not_mixed_up(self, tmp_path):
+        """OME-TIFF may name other files for further channels."""
+        pixels = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels ID="P:0" '
+        pixels += 'DimensionOrder="XYCZT" Type="uint8" SizeX="64" SizeY="64" SizeC="2" SizeZ="1" SizeT="1">'
+        pixels += '<Channel ID="C:0"/><Channel ID="C:1"/>{}</Pixels></Image></OME>'
+        data = (
+            '<TiffData IFD="0" FirstC="{0}" PlaneCount="1"><UUID FileName="f{0}.ome.tif">urn:uuid:{0}</UUID></TiffData>'
+        )
+        xml = pixels.format(data.format(0) + data.format(1))
+        for i in range(2):
+            tifffile.imwrite(
+                tmp_path / f"f{i}.ome.tif", stack((64, 64), np.uint8) // (i + 1), description=xml, metadata=None
+            )
+        for door in (open_channels, open_slide):
+            with pytest.raises(UnreadableSlideError, match=r"f0\.ome\.tif"):
+                door(tmp_path / "f0.ome.tif")
+
+    def test_grey_of_four_bits_is_shown_as_bright_as_it_is(self, tmp_path):
+        grey = np.arange(16, dtype=np.uint8).repeat(16).reshape(16, 16)
+        tifffile.imwrite(tmp_path / "a.tif", grey, bitspersample=4, metadata=None)
+        with open_slide(tmp_path / "a.tif") as slide:
+            assert slide.read(Box(0, 0, 16, 16), (16, 16)).max() == 255

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import openslide
 import pytest
+import tifffile
 from tiffs import picture, set_tile, tile_bytes, write_slide
 
 from qp2train import Box, open_slide
@@ -303,3 +304,64 @@ def test_patches_that_fit_the_tiles_are_not_kept(tmp_path):
         first = slide.read(Box(0, 64, 64, 64), (64, 64))
         first[:] = 0  # a kept tile is handed out as a copy
         assert np.array_equal(slide.read(Box(0, 64, 64, 64), (64, 64)), array[64:128, :64])
+
+
+class TestWhichPagesAreLevels:
+    """Files hold other pictures, too, and of any size."""
+
+    def write(self, path: Path, *pages: tuple[np.ndarray, dict]) -> Path:
+        with tifffile.TiffWriter(path) as tiff:
+            for array, how in pages:
+                tiff.write(array, tile=(64, 64), photometric="rgb", compression="zlib", metadata=None, **how)
+        return path
+
+    def test_another_picture_of_a_levels_size_is_none(self, tmp_path):
+        main, level, other = picture(400, 400), picture(200, 200, 1), picture(200, 200, 2)
+        pages = [(main, {}), (other, {}), (level, {"subfiletype": 1})]
+        with open_slide(self.write(tmp_path / "s.tif", *pages)) as slide:
+            assert np.array_equal(slide.read(Box(0, 0, 400, 400), (200, 200)), level)
+
+    def test_an_ome_file_that_begins_with_another_picture(self, tmp_path):
+        """The first image that its XML names is then a picture of the label, with a scale of its own."""
+        main, label = picture(512, 512), picture(128, 128, 1)
+        image = '<Image ID="Image:{0}"><Pixels ID="P:{0}" DimensionOrder="XYCZT" Type="uint8" SizeX="{1}" SizeY="{1}" '
+        image += 'SizeC="3" SizeZ="1" SizeT="1" PhysicalSizeX="{2}"><Channel ID="C:{0}" SamplesPerPixel="3"/>'
+        image += '<TiffData IFD="{3}" PlaneCount="1"/></Pixels></Image>'
+        xml = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">{}{}</OME>'
+        xml = xml.format(image.format(0, 128, 8.0, 1), image.format(1, 512, 0.25, 0))
+        path = self.write(tmp_path / "s.tif", (main, {"description": xml}), (label, {}))
+        with open_slide(path, mpp=None) as slide:
+            assert slide.level_sizes == ((512, 512),)
+            assert not slide.calibrated
+
+
+def test_a_slide_closed_by_one_thread_never_shows_another_file_to_the_next(tmp_path):
+    """A closed file's number is given to the next one that is opened."""
+    paths = [write_slide(tmp_path / f"{i}.tif", np.full((256, 256, 3), 50 + 100 * i, np.uint8)) for i in range(2)]
+    slides = [open_slide(paths[0])]
+    wrong: list[int] = []
+    stop = threading.Event()
+
+    def reading() -> None:
+        while not stop.is_set():
+            try:
+                TILES.clear()
+                value = int(slides[0]._file.read(8, 4) == b"")
+                value = int(slides[0].read(Box(0, 0, 8, 8), (8, 8))[0, 0, 0]) + value
+            except (OSError, UnreadableSlideError):
+                continue
+            if value != 50:
+                wrong.append(value)
+
+    threads = [threading.Thread(target=reading) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(60):
+        slides[0].close()
+        with open_slide(paths[1]) as other:
+            other.read(Box(0, 0, 8, 8), (8, 8))
+            slides[0] = open_slide(paths[0])
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
