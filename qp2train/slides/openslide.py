@@ -27,8 +27,7 @@ class OpenSlideSlide(PyramidSlide):
     def __init__(self, path: Path, *, mpp: float | None = None) -> None:
         super().__init__(path=str(path), name=path.name, mpp=mpp)
         self._asked_mpp = mpp
-        self._opened: openslide.OpenSlide | None = None
-        self._opened_by = 0
+        self._opened: tuple[int, openslide.OpenSlide] | None = None  # by which process, and its handle
         self._closed = False
         self._properties: Mapping[str, str] = dict(self._handle.properties)
         self._sizes = tuple((int(w), int(h)) for w, h in self._handle.level_dimensions)
@@ -38,18 +37,25 @@ class OpenSlideSlide(PyramidSlide):
     @property
     def _handle(self) -> openslide.OpenSlide:
         # A forked process would move the file position under its parent's reads, so it opens a handle of its own.
-        if self._opened is None or self._opened_by != os.getpid():
-            if self._opened is not None:
-                _INHERITED.append(self._opened)
-            if self._closed:
-                raise UnreadableSlideError(f"{self.path}: the slide was closed")
-            try:
-                self._opened = openslide.OpenSlide(self.path)
-            except openslide.OpenSlideError as error:
-                raise UnreadableSlideError(f"{self.path}: OpenSlide cannot open it: {error}") from error
-            self._opened.set_cache(_cache_of(os.getpid()))
-            self._opened_by = os.getpid()
-        return self._opened
+        opened = self._opened
+        if opened is not None and opened[0] == os.getpid():
+            return opened[1]
+        if self._closed:
+            raise UnreadableSlideError(f"{self.path}: the slide was closed")
+        self._let_go()
+        try:
+            handle = openslide.OpenSlide(self.path)
+        except openslide.OpenSlideError as error:
+            raise UnreadableSlideError(f"{self.path}: OpenSlide cannot open it: {error}") from error
+        handle.set_cache(_cache_of(os.getpid()))
+        self._opened = os.getpid(), handle
+        return handle
+
+    def _let_go(self) -> None:
+        """Not closed: another thread may be reading, and the last to hold a handle frees it."""
+        if self._opened is not None and self._opened[0] != os.getpid():
+            _INHERITED.append(self._opened[1])
+        self._opened = None
 
     @property
     def properties(self) -> Mapping[str, str]:
@@ -64,9 +70,8 @@ class OpenSlideSlide(PyramidSlide):
         return {name: on_white(image) for name, image in self._handle.associated_images.items()}
 
     def close(self) -> None:
-        if self._opened is not None and self._opened_by == os.getpid():
-            self._opened.close()
-        self._opened, self._closed = None, True
+        self._closed = True
+        self._let_go()
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_reopen, (self.path, self._asked_mpp))
@@ -81,7 +86,7 @@ class OpenSlideSlide(PyramidSlide):
         try:
             region = self._handle.read_region(corner, level, (width, height))
         except openslide.OpenSlideError as error:
-            self._opened = None  # OpenSlide's handle answers nothing any more after an error; other tiles may be whole
+            self._let_go()  # OpenSlide's handle answers nothing any more after an error; other tiles may be whole
             raise UnreadableSlideError(
                 f"{self.path}: cannot read {width}×{height} px at ({corner[0]}, {corner[1]}), level {level}: {error}. "
                 "The file is damaged or incomplete; copy it again from the scanner."

@@ -1,10 +1,12 @@
 """Tiles decoded directly are OpenSlide's pixels, or OpenSlide reads them."""
 
+import contextlib
 import logging
 import multiprocessing
 import pickle
 import resource
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -333,6 +335,26 @@ class TestWhichPagesAreLevels:
         with open_slide(path, mpp=None) as slide:
             assert slide.level_sizes == ((512, 512),)
             assert not slide.calibrated
+
+
+def test_openslide_is_not_freed_under_a_read_of_another_thread(tmp_path):
+    path = write_slide(tmp_path / "s.tif", picture(512, 512))
+    slides = [OpenSlideSlide(path)]
+    stop = threading.Event()
+
+    def reading() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(UnreadableSlideError):
+                slides[0].read(Box(0, 0, 512, 512), (512, 512))
+
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(reading) for _ in range(2)]
+        for _ in range(40):
+            slides[0].close()
+            slides[0] = OpenSlideSlide(path)
+        stop.set()
+        for reader in readers:
+            reader.result()
 
 
 def test_a_slide_closed_by_one_thread_never_shows_another_file_to_the_next(tmp_path):
