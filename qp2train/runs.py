@@ -21,7 +21,7 @@ import pandas as pd
 from qp2train.core.annotation import Annotation
 from qp2train.core.leakage import Parts, leaks, report
 from qp2train.core.patches import PatchTable
-from qp2train.errors import ProjectError, Qp2trainError, RecipeError, SplitError
+from qp2train.errors import LabelError, ProjectError, Qp2trainError, RecipeError, SplitError
 from qp2train.infer.evaluate import Evaluation, evaluate
 from qp2train.infer.predict import predict
 from qp2train.infer.tiles import tiles
@@ -229,7 +229,12 @@ def find_tissue(
         folds: As `tissue_regions`.
         min_area_um2: As `tissue_regions`.
         progress: Called with (image name, images done, images in all).
+
+    Raises:
+        LabelError: The class has no name.
     """
+    if not class_name.strip():
+        raise LabelError("the class of tissue outlines must have a name")
     chosen = list(project if entries is None else entries)
     for done, entry in enumerate(chosen):
         if progress is not None:

@@ -70,6 +70,25 @@ def test_a_preview_of_an_unknown_kind_is_refused_before_any_work(
     assert ".png" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("--out", "."), ".parquet"),
+        (("--out", "patches.xlsx"), ".parquet"),
+        (("--format", "coco"), "--export"),
+    ],
+)
+def test_what_sample_could_not_do_is_refused_before_any_work(
+    asked: tuple[str, str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call(monkeypatch, "sample", str(tmp_path / "no.yaml"), *asked) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_ctrl_c_says_so_and_exits_with_130(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

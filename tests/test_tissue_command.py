@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 
 from qp2train import cli
 from qp2train.core.annotation import Annotation
+from qp2train.errors import LabelError
 from qp2train.qupath.project import Project
+from qp2train.runs import find_tissue
 from tests.fakes import write_pyramid
 
 GLASS, PINK = (242, 241, 243), (220, 150, 190)
@@ -40,6 +42,11 @@ def call(*arguments: str) -> tuple[int, str]:
 def outlines(project: Project) -> list[Annotation]:
     entry = next(e for e in Project(project.path) if e.name == "a.tiff")
     return [a for a in entry.annotations() if a.source is not None]
+
+
+def test_a_class_without_name_is_refused(project):
+    with pytest.raises(LabelError, match="must have a name"):
+        next(find_tissue(project, class_name=" "))
 
 
 def test_without_write_it_only_says_what_it_finds(project):

@@ -29,6 +29,12 @@ def pairs(texts: list[str] | None) -> dict[str, str]:
     return {old: new for old, _, new in pairs}
 
 
+def check_table(path: Path) -> None:
+    """Refuse what would not be a patch table, before there is a long wait for it."""
+    if path.suffix.lower() not in (".parquet", ".csv") or path.is_dir():
+        raise typer.BadParameter(f"{path}: a patch table is a file .parquet, or .csv for QuPath", param_hint="--out")
+
+
 def check_picture(path: Path) -> None:
     """Refuse what matplotlib cannot write before there is a long wait for it."""
     from matplotlib.figure import Figure

@@ -22,6 +22,7 @@ from qp2train.cli.options import (
     RunArgument,
     Set,
     check_picture,
+    check_table,
 )
 from qp2train.cli.show import console, print_counts, print_frame, progress, say
 
@@ -45,7 +46,7 @@ def sample(
     export: Annotated[
         Path | None, typer.Option(help="Write patches and masks for other tools into this folder.")
     ] = None,
-    format: Annotated[Format, typer.Option(help="What --export writes.")] = "png",
+    format: Annotated[Format | None, typer.Option(help="What --export writes; png if not given.")] = None,
 ) -> None:
     """Choose patches as a recipe says; print how many per class and split."""
     from qp2train import runs
@@ -56,10 +57,14 @@ def sample(
         check_picture(preview)
     if mode != "replace" and not tiles:
         raise typer.BadParameter(f"{mode!r} says how tiles are written: add --tiles", param_hint="--mode")
+    if out is not None:
+        check_table(out)
+    if format is not None and export is None:
+        raise typer.BadParameter(f"{format!r} says what is exported: add --export FOLDER", param_hint="--format")
     if export is not None:
         from qp2train.sampling.export import check_export, export_patches
 
-        check_export(export, format=format)  # before a long wait
+        check_export(export, format=format or "png")  # before a long wait
     with progress("slides") as update:
         asked = load_recipe(recipe, set_ or [])
         table = runs.sample(asked, progress=update)
@@ -84,8 +89,8 @@ def sample(
             say(f"to take the tiles out: qp2train clear {asked.project} --source {PATCH_SOURCE}")
     if export is not None:
         with progress("patches") as update:
-            export_patches(table, export, format=format, progress=update)
-        say(f"{format}: {export}")
+            export_patches(table, export, format=format or "png", progress=update)
+        say(f"{format or 'png'}: {export}")
 
 
 @app.command(epilog="Example: [bold]qp2train train recipe.yaml --set fit.epochs=5[/]")

@@ -40,7 +40,7 @@ def groups_of(slides: Sequence[Named], by: str | Sequence[str]) -> dict[str, str
         SplitError: No key, or only some of the slides have it.
     """
     keys = [by] if isinstance(by, str) else list(by)
-    if not keys:
+    if not keys or not all(keys):
         raise SplitError("by names no metadata key; name one, such as by='patient', or by='slide'")
     first, *others = (_values(slides, key) for key in keys)
     for other in others:

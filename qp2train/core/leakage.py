@@ -48,7 +48,7 @@ class Parts:
     Args:
         used: Name of the part → the slides that its patches come from.
         groups: Name of the part → the groups of its patches.
-        grouped_by: What all the tables were split by; empty if by hand.
+        grouped_by: What the tables were split by; empty if one of them was by hand.
     """
 
     used: Mapping[str, Sequence[SlideRef]]
@@ -68,7 +68,7 @@ class Parts:
             {name: [t.slides[e] for e in t.rows["entry"].unique()] for name, t in named.items()},
             # Without a split every slide is its own group, by an id that another project may have, too.
             {name: frozenset(t.rows["group"][t.rows["group"] != t.rows["entry"]]) for name, t in named.items()},
-            frozenset(next(iter(ways))) if len(ways) == 1 else frozenset(),
+            frozenset(key for way in ways for key in way) if all(ways) else frozenset(),
         )
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from qp2train.core.patches import PatchTable
+from qp2train.errors import Qp2trainError
 
 Key = tuple[int, int]  # (row, seed of its augmentation)
 
@@ -35,12 +36,17 @@ class EpochOrder(Sampler[list[Key]]):
         batch_size: Patches per batch; the last incomplete batch is dropped if there is a full one.
         seed: The run's seed.
         balanced: Draw rows with replacement by the table's weights; otherwise every row comes once an epoch.
+
+    Raises:
+        Qp2trainError: Weights that are negative, not finite or all 0.
     """
 
     def __init__(self, table: PatchTable, *, batch_size: int, seed: int, balanced: bool = False) -> None:
         self.batch_size, self.seed, self.balanced, self.epoch = batch_size, seed, balanced, 0
         self.sampler = self  # where Lightning looks for `set_epoch`
         self._weights = table.rows["weight"].to_numpy()
+        if balanced and not (0 < self._weights.sum() < np.inf and self._weights.min() >= 0):
+            raise Qp2trainError("the table's weights must not be negative, and at least one must be more than 0")
         names, self._slide = np.unique(table.rows["entry"].to_numpy().astype(str), return_inverse=True)
         sides = np.array([table.side_px(name) for name in names])
         self._place = table.rows[["x", "y"]].to_numpy() / sides[self._slide][:, None]

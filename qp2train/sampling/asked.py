@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
+
+import numpy as np
 
 from qp2train.core.patches import SlideRef
 from qp2train.errors import Qp2trainError
@@ -14,6 +17,22 @@ Strategy = Literal["balanced", "grid", "random", "centred", "border", "hard", "t
 
 # A slide may be smaller than a patch, but a patch 8 times its size is a slip of the pen, and takes minutes to read.
 LARGEST_PATCH = 8
+
+
+def scales_of(mpp: float | Sequence[float]) -> tuple[float, ...]:
+    """µm per pixel of each scale asked for."""
+    try:
+        return tuple(np.atleast_1d(np.asarray(mpp, float)).tolist())
+    except (TypeError, ValueError) as error:
+        raise Qp2trainError(f"mpp must be a number of µm per pixel, or several, not {mpp!r}") from error
+
+
+def whole(name: str, value: int) -> int:
+    """A whole number of any type as Python's own."""
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise Qp2trainError(f"{name} must be a whole number, not {value!r}") from error
 
 
 def check_numbers(

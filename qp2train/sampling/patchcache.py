@@ -138,15 +138,23 @@ def _key(table: PatchTable, px: int, scaled_decode: bool) -> str:
 
 
 def _fingerprint(path: str) -> bytes:
-    """Of a file's content: its size, and samples from all of it."""
+    """Of a slide's content: the sizes of its files, and samples from all over them."""
     h = hashlib.sha256()
     try:
-        with Path(path).open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            h.update(str(size).encode())
-            for i in range(SAMPLED):
-                file.seek(max(0, (size - SAMPLE_BYTES) * i // (SAMPLED - 1)))
-                h.update(file.read(SAMPLE_BYTES))
+        for part in _files(Path(path)):
+            with part.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                h.update(f"{size};".encode())
+                for i in range(SAMPLED):
+                    file.seek(max(0, (size - SAMPLE_BYTES) * i // (SAMPLED - 1)))
+                    h.update(file.read(SAMPLE_BYTES))
     except OSError as error:
         raise Qp2trainError(f"{path} cannot be read: {error}") from error
     return h.digest()
+
+
+def _files(slide: Path) -> list[Path]:
+    """MIRAX and VSI files are tables of contents; the pixels lie in a folder beside them. DICOM's are all beside."""
+    beside = {".mrxs": slide.with_suffix(""), ".vsi": slide.with_name(f"_{slide.stem}_"), ".dcm": slide.parent}
+    folder = beside.get(slide.suffix.lower())
+    return [slide, *sorted(f for f in folder.rglob("*") if f.is_file())] if folder is not None else [slide]

@@ -12,7 +12,16 @@ from qp2train.core.labels import BACKGROUND, LabelMap
 from qp2train.core.patches import COLUMNS, PatchTable
 from qp2train.core.scores import ScoreMap
 from qp2train.errors import LabelError, NoAnnotationError, Qp2trainError
-from qp2train.sampling.asked import Strategy, check_belongs, check_choices, check_faults, check_numbers, check_sizes
+from qp2train.sampling.asked import (
+    Strategy,
+    check_belongs,
+    check_choices,
+    check_faults,
+    check_numbers,
+    check_sizes,
+    scales_of,
+    whole,
+)
 from qp2train.sampling.drawn import draw
 from qp2train.sampling.entry import Entry, Objects
 from qp2train.sampling.images import Images, Progress, classes_from, open_images
@@ -99,7 +108,8 @@ def sample_patches(
         SlideError, ProjectError: Slides that are missing, unreadable or uncalibrated, or of a kind that only QuPath
             can show; all of them are named.
     """
-    scales = (float(mpp),) if isinstance(mpp, int | float) else tuple(map(float, mpp))
+    scales, size, count, seed = scales_of(mpp), whole("size", size), whole("count", count), whole("seed", seed)
+    per_class = None if per_class is None else whole("per_class", per_class)
     check_numbers(size, scales, overlap, min_annotated, min_distance_um, seed)
     if (per_class is not None and per_class < 1) or count < 1:
         raise Qp2trainError(f"per_class and count must be at least 1, not per_class={per_class}, count={count}")
@@ -183,12 +193,15 @@ def _balanced(
             drawn[value] += n
     quotas = {value: per_class for value in (*range(1, len(drawn)), BACKGROUND) if drawn[value]}
     found = draw(sites, InAnnotations(weight), quotas, rng, of_class=True)
+    inspector = sites.rules.inspector
+    left_out = {fault: n for fault, n in inspector.rejected.items() if n} if inspector is not None else {}
+    rejected = f", or their pictures were left out (of all classes: {left_out})" if left_out else ""
     for value, rows in found.items():
         if not rows and value != BACKGROUND:
             raise LabelError(
                 f"class {labels.names[value]!r} has {drawn[value]} annotation(s), but no patch could be drawn: other "
                 "annotations cover them, they lie beside the slide or within min_distance_um of other patches, or less "
-                f"than min_annotated={sites.rules.min_annotated:g} of each patch is annotated"
+                f"than min_annotated={sites.rules.min_annotated:g} of each patch is annotated{rejected}"
             )
     return _gathered(found, labels, per_class, "balanced")
 

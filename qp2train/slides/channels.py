@@ -19,6 +19,7 @@ from qp2train.slides.tiff import DAMAGE, File, Level, Missing, level_of, open_ti
 from qp2train.slides.tiffslide import check_one_file, ome_pixels, stored_mpp
 
 PLANES = "TZC"  # what a plane is counted by
+PAGES = ("I", "Q")  # tifffile's names for pages of which the file says nothing: channels, if it has no others
 
 
 class ChannelSlide:
@@ -167,7 +168,10 @@ def open_channels(path: str | os.PathLike[str], *, mpp: float | None = None) -> 
 
 def _of_series(tiff: Any, file: Path, mpp: float | None) -> ChannelSlide:
     series = tiff.series[0]
-    outer = [(a, n) for a, n in zip(series.axes, series.shape, strict=True) if a not in "YXS"]
+    axes = [*series.axes]
+    if "C" not in axes and sum(axis in PAGES for axis in axes) == 1:
+        axes = ["C" if axis in PAGES else axis for axis in axes]
+    outer = [(a, n) for a, n in zip(axes, series.shape, strict=True) if a not in "YXS"]
     other = [f"{n} × {a}" for a, n in outer if a not in PLANES and n > 1]
     samples = series.shape[series.axes.index("S")] if "S" in series.axes else 1
     counts = dict(outer)

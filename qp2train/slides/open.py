@@ -16,6 +16,7 @@ from qp2train.slides.derived import seen_as
 from qp2train.slides.openslide import OpenSlideSlide
 from qp2train.slides.plain import PLAIN_FORMATS, plain_image
 from qp2train.slides.slide import PyramidSlide
+from qp2train.slides.tiff import check_tile_sizes
 from qp2train.slides.tiffslide import tiff_slide
 from qp2train.slides.tiled import fast
 
@@ -77,6 +78,7 @@ def _whole(path: str | os.PathLike[str], *, mpp: float | None, scaled_decode: bo
     if mpp is not None and not (np.isfinite(mpp) and mpp > 0):
         raise SlideError(f"mpp must be a positive number of µm per pixel, not {mpp!r}")
     if openslide.OpenSlide.detect_format(str(file)) is not None:
+        check_tile_sizes(file)
         return fast(OpenSlideSlide(file, mpp=mpp), scaled_decode)
     if file.suffix.lower() in TIFF_FORMATS:
         slide = tiff_slide(file, mpp=mpp)

@@ -31,6 +31,8 @@ class OpenSlideSlide(PyramidSlide):
         self._closed = False
         self._properties: Mapping[str, str] = dict(self._handle.properties)
         self._sizes = tuple((int(w), int(h)) for w, h in self._handle.level_dimensions)
+        if min(map(min, self._sizes)) < 1:
+            raise UnreadableSlideError(f"{path}: one of its levels has no pixels; copy it again from the scanner")
         if mpp is None:
             self._mpp = _stored_mpp(self._properties)
 

@@ -241,6 +241,22 @@ def pages_of(tiff: tifffile.TiffFile) -> Iterator[Any]:
                 yield inner
 
 
+def check_tile_sizes(path: Path) -> None:
+    """Refuse tiles that fit into no memory: where it gets none, OpenSlide ends the process. Other formats pass.
+
+    Raises:
+        UnreadableSlideError: With the tile's size.
+    """
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            sizes = [(page.tilewidth, page.tilelength) for page in pages_of(tiff) if page.is_tiled]
+    except DAMAGE:
+        return
+    for width, height in sizes:
+        if width * height * 4 > LARGEST_TILE:
+            raise UnreadableSlideError(f"{path}: damaged TIFF: it has tiles of {width}×{height} px")
+
+
 def open_tiff(path: Path) -> tifffile.TiffFile:
     """A file as tifffile sees it.
 

@@ -57,7 +57,7 @@ def tiff_slide(file: Path, *, mpp: float | None) -> TiffSlide | None:
             planes = [f"{n} {AXES[a]}" for a, n in zip(series.axes, series.shape, strict=True) if a in AXES and n > 1]
             if planes or series.dtype != np.uint8:
                 raise UnreadableSlideError(
-                    f"{file} has {' and '.join(planes) or f'more than 8 bits per pixel ({series.dtype})'}; pictures to "
+                    f"{file} has {' and '.join(planes) or f'pixels of type {series.dtype}'}; pictures to "
                     "train on are 8-bit colour or grey. qp2train.open_channels(path) reads it as channels × height × "
                     "width"
                 )

@@ -102,6 +102,11 @@ class TestSplit:
         with pytest.raises(SplitError, match="2 group"):
             table_of({"a": 3, "b": 3}).split(by="slide")
 
+    @pytest.mark.parametrize("by", ["", [], ["patient", ""]])
+    def test_by_nothing(self, by):
+        with pytest.raises(SplitError, match="by names no metadata key"):
+            patients().split(by=by)
+
     def test_by_hand(self):
         train, test = patients().split(assign={"P2": "test"})
         assert set(train.rows["group"]) == {"P1", "P3"}

@@ -67,6 +67,17 @@ class TestPatients:
         report([leak])
         assert "'P1' (train and val)" in caplog.text
 
+    def test_parts_of_splits_by_different_keys_are_told_if_none_was_by_patient(self):
+        table = by_hand(dict.fromkeys("abcd", ""), dict.fromkeys("abcd", "P1"))
+        table = replace(
+            table, slides={e: replace(r, metadata={**r.metadata, "block": e}) for e, r in table.slides.items()}
+        )
+        one, two = (
+            table.split(by=by, fractions=(0.5, 0.5), assign={"a": "train", "b": "train", "c": "test", "d": "test"})
+            for by in ("slide", "block")
+        )
+        assert [leak.certain for leak in found(one[0], two[1])] == [False]
+
     def test_the_parts_of_two_different_splits_are_refused(self):
         table = by_hand(*LEAKY)
         one, two = (table.split(fractions=(0.5, 0.5), assign={g: "test"}) for g in ("P1", "P3"))

@@ -6,6 +6,7 @@ import pytest
 
 from qp2train import LabelMap
 from qp2train.core.patches import COLUMNS, PatchTable, SlideRef
+from qp2train.errors import Qp2trainError
 from qp2train.learn.order import LANES, EpochOrder
 
 
@@ -47,6 +48,15 @@ def tiles_read(table: PatchTable, listed, *, workers: int, kept: int, tile: int 
             if len(mine) > kept:
                 mine.pop(next(iter(mine)))
     return read
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, np.nan, np.inf])
+def test_weights_that_nothing_can_be_drawn_by(weight):
+    table = grid_table(1, 2)
+    table.rows["weight"] = weight
+    with pytest.raises(Qp2trainError, match="weights must not be negative"):
+        EpochOrder(table, batch_size=2, seed=0, balanced=True)
+    assert len(batches(table, batch_size=2)) == 2  # nobody asks for weights
 
 
 class TestRandomness:

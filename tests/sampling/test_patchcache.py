@@ -62,6 +62,18 @@ def test_what_it_gives_may_be_written_to(tmp_path, table):
     assert same(cache.get(0), 0)
 
 
+@pytest.mark.parametrize(("name", "beside"), [("s.mrxs", "s/Data0000.dat"), ("s.vsi", "_s_/stack1/frame_t_0.ets")])
+def test_pixels_in_a_folder_beside_the_slide_count(tmp_path, table, name, beside):
+    stub, pixels = tmp_path / name, tmp_path / beside
+    pixels.parent.mkdir(parents=True)
+    stub.write_bytes(b"contents")
+    slides = {e: replace(ref, path=str(stub)) for e, ref in table.slides.items()}
+    for value in (b"one", b"two", b"one"):
+        pixels.write_bytes(value)
+        PatchCache(tmp_path / "c", replace(table, slides=slides), px=PX)
+    assert len(files(tmp_path / "c")) == 2
+
+
 def test_damaged_rows_are_not_given(tmp_path, table):
     cache = PatchCache(tmp_path / "c", table, px=PX)
     for row in range(4):

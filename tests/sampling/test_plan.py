@@ -290,11 +290,22 @@ class TestSlidesInTrouble:
         ({"annotation_weight": "magic"}, "'magic'"),
         ({"per_class": 0}, "per_class=0"),
         ({"strategy": "random", "count": 0}, "count=0"),
+        ({"size": 32.5}, "size must be a whole number, not 32.5"),
+        ({"seed": "7"}, "seed must be a whole number, not '7'"),
+        ({"per_class": 2.0}, "per_class must be a whole number"),
+        ({"mpp": "fine"}, "mpp must be a number of µm per pixel, or several, not 'fine'"),
+        ({"mpp": ["fine"]}, "mpp must be a number"),
     ],
 )
 def test_arguments_that_make_no_sense(wrong, said):
     with pytest.raises(Qp2trainError, match=said):
         sample_patches([FakeEntry("a", [square(0, 0, 50)])], TUMOR, **wrong)
+
+
+def test_numbers_may_be_numpys():
+    entries, own = [FakeEntry("a", [square(0, 0, 50)])], {"size": 8, "mpp": [1.0, 2.0], "per_class": 3, "seed": 1}
+    numpys = {k: np.array(v) if k == "mpp" else np.int64(v) for k, v in own.items()}
+    assert sample_patches(entries, TUMOR, **numpys).digest() == sample_patches(entries, TUMOR, **own).digest()
 
 
 def test_progress_counts_the_slides():

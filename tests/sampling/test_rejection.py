@@ -10,7 +10,7 @@ from sketch import LABELS
 from qp2train import LabelMap, PatchTable, sample_patches
 from qp2train.core.patches import SlideRef
 from qp2train.core.snapshot import Snapshot
-from qp2train.errors import Qp2trainError
+from qp2train.errors import LabelError, Qp2trainError
 from qp2train.sampling.inspector import Inspector
 from qp2train.sampling.site import Rules, Sites
 from qp2train.sampling.strategies.grid import grid
@@ -79,6 +79,14 @@ def test_other_places_are_drawn_instead(monkeypatch):
     table = sample_patches([SLIDE], LabelMap(["Tumor"]), size=2, per_class=100, reject=["blank"])
     assert len(table) == 100
     assert table.rejected["blank"] > 0
+
+
+def test_a_class_of_which_all_pictures_are_left_out_says_why(monkeypatch):
+    monkeypatch.setitem(
+        sys.modules, "qp2train.slides.quality", SimpleNamespace(faults=lambda *_, **__: {"blur"}, Duplicates=Remembered)
+    )
+    with pytest.raises(LabelError, match=r"or their pictures were left out \(of all classes: {'blur': \d+}\)"):
+        sample_patches([SLIDE], LabelMap(["Tumor"]), size=2, per_class=3, reject=["blur"])
 
 
 @pytest.mark.parametrize("wrong", ["blur", ["ugly"]])

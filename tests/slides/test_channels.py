@@ -129,6 +129,16 @@ class TestChannels:
         with open_channels(tmp_path / "a.tif") as slide:
             assert np.array_equal(slide.read(Box(0, 0, 30, 40), (30, 40)), np.moveaxis(array, 2, 0))
 
+    def test_pages_of_which_the_file_says_nothing(self, tmp_path):
+        pages = stack((3, 40, 50))
+        for path, how in ((tmp_path / "shaped.tif", {}), (tmp_path / "bare.tif", {"metadata": None})):
+            tifffile.imwrite(path, pages, photometric="minisblack", **how)
+            with pytest.raises(UnreadableSlideError, match=r"3 images; .*open_channels"):
+                open_slide(path)
+            with open_channels(path) as image:
+                assert image.channels == ("Channel 1", "Channel 2", "Channel 3")
+                assert np.array_equal(image.read(Box(0, 0, 50, 40), (50, 40)), pages)
+
     def test_an_imagej_stack(self, tmp_path):
         array = stack((2, 3, 20, 30))
         tifffile.imwrite(tmp_path / "a.tif", array, imagej=True, metadata={"axes": "ZCYX"})

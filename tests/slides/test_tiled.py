@@ -337,6 +337,16 @@ class TestWhichPagesAreLevels:
             assert not slide.calibrated
 
 
+@pytest.mark.parametrize("page", [0, 1])
+def test_tiles_that_fit_into_no_memory_are_refused(tmp_path, page):
+    """OpenSlide would end the process."""
+    path = write_slide(tmp_path / "s.tif", picture(512, 512))
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages[page].tags["TileWidth"].overwrite(1 << 30)
+    with pytest.raises(UnreadableSlideError, match="it has tiles of 1073741824×"):
+        open_slide(path)
+
+
 def test_openslide_is_not_freed_under_a_read_of_another_thread(tmp_path):
     path = write_slide(tmp_path / "s.tif", picture(512, 512))
     slides = [OpenSlideSlide(path)]
