@@ -20,7 +20,7 @@ _HOME = {
     "Project": "qp2train.qupath.project",
     "Qp2trainError": "qp2train.errors",
     "ScoreMap": "qp2train.core.scores",
-    "Segmentation": "qp2train.learn.models",
+    "Segmentation": "qp2train.learn.segmentation",
     "SlideFolder": "qp2train.qupath.folder",
     "check_leakage": "qp2train.sampling.leakage",
     "compare": "qp2train.infer.evaluate",

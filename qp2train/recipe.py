@@ -34,7 +34,7 @@ from qp2train.errors import LabelError, RecipeError
 from qp2train.infer.predict import predict
 from qp2train.infer.vectorise import vectorise
 from qp2train.learn.fit import fit
-from qp2train.learn.models import Segmentation
+from qp2train.learn.segmentation import Segmentation
 from qp2train.sampling.plan import sample_patches
 
 # Section → function, and the arguments that the program supplies itself.

@@ -27,7 +27,8 @@ from qp2train.infer.predict import predict
 from qp2train.infer.tiles import tiles
 from qp2train.infer.vectorise import AREA, vectorise
 from qp2train.learn.fit import fit
-from qp2train.learn.models import Model, Segmentation
+from qp2train.learn.models import Model
+from qp2train.learn.segmentation import Segmentation
 from qp2train.qupath.entry import ImageEntry
 from qp2train.qupath.folder import FolderEntry, SlideFolder
 from qp2train.qupath.geojson import write_geojson

@@ -23,7 +23,8 @@ from qp2train.core.patches import PatchTable
 from qp2train.errors import NoAnnotationError, Qp2trainError
 from qp2train.learn.augment import Augmentation, Strength
 from qp2train.learn.data import plain_loader, train_loader
-from qp2train.learn.models import Model, Segmentation, model_id, package_versions
+from qp2train.learn.models import Model, model_id, package_versions
+from qp2train.learn.segmentation import Segmentation
 from qp2train.learn.tasks import SegmentationTask
 from qp2train.sampling.patchcache import PatchCache
 

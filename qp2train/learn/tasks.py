@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 from qp2train.core.confusion import Confusion
 from qp2train.learn.losses import SegmentationLoss
-from qp2train.learn.models import SegmentationNet
+from qp2train.learn.segmentation import SegmentationNet
 
 # Share of the steps in which the learning rate rises: Adam's first estimates are poor.
 WARM_UP = 0.1
