@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from rasterio.features import shapes
+from rasterio.features import rasterize, shapes
 from shapely.geometry.base import BaseGeometry
 from skimage.measure import label
 
@@ -19,6 +19,7 @@ from qp2train.core.annotation import Annotation
 from qp2train.core.labels import BACKGROUND, IGNORE
 from qp2train.core.scores import STEPS, ScoreMap
 from qp2train.errors import Qp2trainError
+from qp2train.infer.touching import separated
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ def vectorise(
     *,
     min_area_um2: float = 0.0,
     simplify_um: float = 0.0,
+    separate: Sequence[str] = (),
+    waist: float = 0.7,
     kind: Literal["annotation", "detection"] = "annotation",
     band: int = BAND,
 ) -> list[Annotation]:
@@ -55,6 +58,9 @@ def vectorise(
         min_area_um2: Smaller objects are left out.
         simplify_um: Largest distance that an outline may move (Douglas–Peucker, topology kept); what that
             changes is logged. 0 = exact outlines along pixel edges.
+        separate: Classes whose objects are divided where they touch, such as nuclei and glands (before `min_area_um2`).
+        waist: Where: at necks narrower than this share of the narrower part's width, 0 < waist < 1 (see
+            `touching.separated`).
         kind: What QuPath shows: annotations, each editable, or detections, a faster overlay for many small objects.
         band: Rows worked on at a time; the result does not depend on it.
 
@@ -63,16 +69,26 @@ def vectorise(
         full-resolution pixels, from top to bottom.
 
     Raises:
-        Qp2trainError: A negative area or distance.
+        Qp2trainError: A negative area or distance, a waist beyond 0 to 1, or an unknown class.
     """
     if min_area_um2 < 0 or simplify_um < 0 or band < 1:
         raise Qp2trainError(
             f"min_area_um2 and simplify_um must not be negative, and band at least 1, not {min_area_um2}, "
             f"{simplify_um} and {band}"
         )
+    unknown = sorted(set(separate) - set(scores.labels.classes))
+    if isinstance(separate, str) or unknown or not 0 < waist < 1:
+        raise Qp2trainError(
+            f"separate must be a list of {', '.join(scores.labels.classes)}, and waist above 0 and below 1, not "
+            f"{separate!r} and {waist}"
+        )
     sx, sy = scores.scale
     px_um2 = sx * sy * scores.slide_mpp**2
-    kept = [c for c in components(scores, band=band) if c.pixels * px_um2 >= min_area_um2]
+    found = components(scores, band=band)
+    if separate:
+        divided = {scores.labels.names.index(name) for name in separate}
+        found = [d for c in found for d in (_divided(c, scores, waist) if c.value in divided else [c])]
+    kept = [c for c in found if c.pixels * px_um2 >= min_area_um2]
     exact = [_corners(shapely.union_all(c.parts)) if len(c.parts) > 1 else c.parts[0] for c in kept]
     to_slide = (sx, sy, scores.box.x, scores.box.y)
     outlines = [_scaled(g, *to_slide) for g in exact]
@@ -122,6 +138,20 @@ def components(scores: ScoreMap, *, band: int = BAND) -> list[_Component]:
         )
         for same in joined.values()
     ]
+
+
+def _divided(component: _Component, scores: ScoreMap, waist: float) -> list[_Component]:
+    whole = _corners(shapely.union_all(component.parts)) if len(component.parts) > 1 else component.parts[0]
+    parts = separated(whole, waist=waist)
+    if len(parts) == 1:
+        return [component]
+    out = []
+    for part in parts:
+        left, top, right, bottom = (round(v) for v in part.bounds)
+        inside = rasterize([_scaled(part, 1, 1, -left, -top)], (bottom - top, right - left)) > 0
+        probability = scores.scores[component.value, top:bottom, left:right][inside].sum(dtype=float)
+        out.append(_Component(component.value, int(inside.sum()), float(probability), [part]))
+    return out
 
 
 def _pieces(
