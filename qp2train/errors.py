@@ -15,7 +15,9 @@ Each message names the value that was wrong and what to do about it.
     ├── NoAnnotationError             nothing to learn from
     ├── SplitError                    a split that cannot be made
     ├── RecipeError                   a recipe's key or value
-    └── ModelError                    a model folder that cannot be loaded or used
+    ├── ModelError                    a model folder that cannot be loaded or used
+    ├── ResumeError                   a checkpoint that training cannot go on from
+    └── EvaluationError               evaluations that cannot be read, put together or compared
 """
 
 from __future__ import annotations
@@ -75,3 +77,11 @@ class RecipeError(Qp2trainError, ValueError):
 
 class ModelError(Qp2trainError):
     """A model folder that cannot be loaded, or a model used for what it was not made for."""
+
+
+class ResumeError(Qp2trainError):
+    """A checkpoint that is damaged, or of a training with other patches, network or arguments."""
+
+
+class EvaluationError(Qp2trainError, ValueError):
+    """Evaluations that cannot be read, put together or compared: of other patches, patients or classes."""

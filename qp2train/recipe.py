@@ -2,13 +2,14 @@
 
 Each section's keys are the keyword arguments of one function, so there is no second list of settings:
 
+    task: segmentation                   # or classification: of whole patches
     project: liver/project.qpproj        # or a folder of slides with GeoJSON files
     image_roots: [/mnt/slides]           # where moved slides are looked for
     out: runs/tumor
     labels:    {classes: [Stroma, Tumor]}           → LabelMap
     sample:    {size: 256, mpp: 1.0}                → sample_patches
     split:     {by: patient}                        → PatchTable.split
-    model:     {arch: unet, encoder: resnet34}      → Segmentation
+    model:     {arch: unet, encoder: resnet34}      → Segmentation, or Classification
     fit:       {epochs: 30}                         → fit
     predict:   {tta: none}                          → predict
     vectorise: {min_area_um2: 500}                  → vectorise
@@ -23,7 +24,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, create_model
@@ -33,6 +34,7 @@ from qp2train.core.patches import PatchTable
 from qp2train.errors import LabelError, RecipeError
 from qp2train.infer.predict import predict
 from qp2train.infer.vectorise import vectorise
+from qp2train.learn.classification import Classification
 from qp2train.learn.fit import fit
 from qp2train.learn.segmentation import Segmentation
 from qp2train.sampling.plan import sample_patches
@@ -47,7 +49,8 @@ SECTIONS: Mapping[str, tuple[Callable[..., Any], frozenset[str]]] = {
     "predict": (predict, frozenset({"model", "slide", "progress"})),
     "vectorise": (vectorise, frozenset({"scores", "band"})),
 }
-PLAIN = ("project", "image_roots", "out")
+PLAIN = ("task", "project", "image_roots", "out")
+Task = Literal["segmentation", "classification"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Recipe:
         labels: The classes.
         sections: Section → checked keyword arguments (without `labels`).
         text: The recipe as YAML, overrides included.
+        task: What is learnt.
     """
 
     project: Path
@@ -69,6 +73,7 @@ class Recipe:
     labels: LabelMap
     sections: Mapping[str, Mapping[str, Any]]
     text: str
+    task: Task = "segmentation"
 
     def __getitem__(self, section: str) -> dict[str, Any]:
         return dict(self.sections.get(section, {}))
@@ -109,13 +114,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def checked_arguments(section: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+def checked_arguments(section: str, given: Mapping[str, Any] | None, *, task: Task = "segmentation") -> dict[str, Any]:
     """The keyword arguments of one section, converted to the types of its function.
 
     Raises:
         RecipeError: An unknown key, a wrong type, or a missing value.
     """
     function, supplied = SECTIONS[section]
+    if (section, task) == ("model", "classification"):
+        function = Classification
     if given is None:
         given = {}
     if not isinstance(given, Mapping):
@@ -144,7 +151,10 @@ def _checked(data: Mapping[str, Any], *, base: Path) -> Recipe:
             raise RecipeError(_unknown(str(key), str(key), [*PLAIN, *SECTIONS]))
     if "project" not in data:
         raise RecipeError("the recipe does not say which project: add 'project: <folder or project.qpproj>'")
-    sections = {s: checked_arguments(s, data.get(s)) for s in SECTIONS if s in data}
+    task = data.get("task", "segmentation")
+    if task not in get_args(Task):
+        raise RecipeError(f"task must be one of {', '.join(get_args(Task))}, not {task!r}")
+    sections = {s: checked_arguments(s, data.get(s), task=task) for s in SECTIONS if s in data}
     if sections.get("fit", {}).get("cache"):
         sections["fit"]["cache"] = _path(base, str(sections["fit"]["cache"]), "fit.cache")
     if "classes" not in sections.get("labels", {}):
@@ -161,7 +171,7 @@ def _checked(data: Mapping[str, Any], *, base: Path) -> Recipe:
     found = tuple(_path(base, r, "image_roots") for r in ([roots] if isinstance(roots, str) else roots))
     absolute = {**data, "project": str(project), "out": str(out), "image_roots": [str(r) for r in found]}
     text = yaml.safe_dump(absolute, sort_keys=False, allow_unicode=True)
-    return Recipe(project, found, out, labels, sections, text)
+    return Recipe(project, found, out, labels, sections, text, task)
 
 
 def _key(loc: tuple[str | int, ...]) -> list[str]:

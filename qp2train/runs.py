@@ -19,13 +19,17 @@ from typing import Any
 import pandas as pd
 
 from qp2train.core.annotation import Annotation
+from qp2train.core.labels import LabelMap
 from qp2train.core.leakage import Parts, leaks, report
 from qp2train.core.patches import PatchTable
 from qp2train.errors import LabelError, ProjectError, Qp2trainError, RecipeError, SplitError
-from qp2train.infer.evaluate import Evaluation, evaluate
+from qp2train.infer.crossval import Comparison, compare_evaluations
+from qp2train.infer.evaluate import evaluate
+from qp2train.infer.evaluation import Evaluation
 from qp2train.infer.predict import predict
 from qp2train.infer.tiles import tiles
 from qp2train.infer.vectorise import AREA, vectorise
+from qp2train.learn.classification import Classification
 from qp2train.learn.fit import fit
 from qp2train.learn.models import Model
 from qp2train.learn.segmentation import Segmentation
@@ -55,13 +59,18 @@ def sample(recipe: Recipe, *, progress: Progress | None = None) -> PatchTable:
 
     What may leak between the parts is logged, see `check_leakage`.
     """
-    project = open_project(recipe.project, image_roots=recipe.image_roots)
-    table = sample_patches(project, recipe.labels, **recipe["sample"], progress=progress)
+    table = all_patches(recipe, progress=progress)
     if "split" not in recipe.sections:
         return replace(table, rows=table.rows.assign(split="train", group=table.rows["entry"]))
     table = joined(table.split(**recipe["split"]))
     check_leakage(table)
     return table
+
+
+def all_patches(recipe: Recipe, *, progress: Progress | None = None) -> PatchTable:
+    """The patches that a recipe asks for, not yet divided."""
+    project = open_project(recipe.project, image_roots=recipe.image_roots)
+    return sample_patches(project, recipe.labels, **recipe["sample"], progress=progress)
 
 
 def write_patches(recipe: Recipe, table: PatchTable, *, mode: Mode = "replace") -> Iterator[WriteReport]:
@@ -94,12 +103,17 @@ def train(recipe: Recipe, table: PatchTable, *, progress: bool = True) -> Model:
     """
     report(leak for leak in leaks(Parts.of([table])) if leak.certain)
     val = table.select("val")
-    spec = Segmentation(table.labels, **recipe["model"])
     arguments = {"out": recipe.out, "progress": progress, **recipe["fit"]}
-    model = fit(spec, table.select("train"), val if len(val) else None, **arguments)
+    model = fit(network(recipe, table.labels), table.select("train"), val if len(val) else None, **arguments)
     table.save(recipe.out / TABLE)
     (recipe.out / RECIPE).write_text(recipe.text, encoding="utf-8")
     return model
+
+
+def network(recipe: Recipe, labels: LabelMap) -> Segmentation | Classification:
+    """The network that a recipe asks for, not yet trained."""
+    spec = Classification if recipe.task == "classification" else Segmentation
+    return spec(labels, **recipe["model"])
 
 
 def prediction_settings(run: str | Path, overrides: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
@@ -120,7 +134,7 @@ def prediction_settings(run: str | Path, overrides: Iterable[str] = ()) -> dict[
 
 
 def evaluate_run(run: str | Path, split: str) -> Evaluation:
-    """Score a run's model on the patches of one of its splits.
+    """Score a run's model on the patches of one of its splits, and keep that in RUN/evaluation/SPLIT.
 
     Raises:
         SplitError: The run has no patch of that split.
@@ -131,7 +145,34 @@ def evaluate_run(run: str | Path, split: str) -> Evaluation:
     if len(part) == 0:
         there = ", ".join(sorted(set(table.rows["split"])))
         raise SplitError(f"{run} has no patches of the split {split!r}; it has: {there}")
-    return evaluate(model, part)
+    found = evaluate(model, part)
+    found.save(evaluation_folder(_run_folder(run), split))
+    return found
+
+
+def evaluation_folder(run: str | Path, split: str) -> Path:
+    """Where a run keeps an evaluation: metrics.json and counts.npz."""
+    return Path(run) / "evaluation" / split
+
+
+def compare_runs(a: str | Path, b: str | Path, *, split: str | None = None, metric: str = "dice") -> Comparison:
+    """Is run `b` better than run `a`? Both were scored on the same patches; see `compare_evaluations`.
+
+    Args:
+        a: A run.
+        b: Another one.
+        split: Which evaluation; None = "cross-validation" where both have it, else "test".
+        metric: As `compare_evaluations`.
+
+    Raises:
+        EvaluationError: A run has no such evaluation, or they are not of the same patches.
+    """
+    runs = [_run_folder(a), _run_folder(b)]
+    if split is None:
+        split = "cross-validation" if all(evaluation_folder(r, "cross-validation").is_dir() for r in runs) else "test"
+    first, second = (Evaluation.load(evaluation_folder(r, split)) for r in runs)
+    names = (runs[0].name, runs[1].name) if runs[0].name != runs[1].name else (str(runs[0]), str(runs[1]))
+    return compare_evaluations(first, second, metric=metric, names=names)
 
 
 def _run_folder(given: str | Path) -> Path:

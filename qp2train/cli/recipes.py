@@ -98,6 +98,7 @@ def train(recipe: RecipeArgument, set_: Set = None) -> None:
     """Sample, split and train as a recipe says; print the scores on the held-out patches."""
     from qp2train import runs
     from qp2train.recipe import load_recipe
+    from qp2train.reporting import write_report
 
     asked = load_recipe(recipe, set_ or [])
     with progress("slides") as update:
@@ -105,9 +106,11 @@ def train(recipe: RecipeArgument, set_: Set = None) -> None:
     print_counts(table.counts(), repr(table))
     model = runs.train(asked, table)
     console.print(f"model [bold]{escape(model.id)}[/] in {escape(str(asked.out))}", soft_wrap=True)
-    for split in ("val", "test"):
-        if (table.rows["split"] == split).any():
-            print_frame(runs.evaluate_run(asked.out, split).table(), f"Dice, {split}")
+    held_out = [split for split in ("val", "test") if (table.rows["split"] == split).any()]
+    for split in held_out:
+        print_frame(runs.evaluate_run(asked.out, split).table(), f"Dice, {split}")
+    if held_out:
+        say(f"report: {write_report(asked.out, split=held_out[-1])}")
 
 
 @app.command(epilog="Example: [bold]qp2train evaluate runs/tumor --split test[/]")
@@ -118,6 +121,64 @@ def evaluate(
     from qp2train import runs
 
     print_frame(runs.evaluate_run(run, split).table(), f"Dice, {split}")
+
+
+@app.command(epilog="Example: [bold]qp2train crossval recipe.yaml --folds 5[/]")
+def crossval(
+    recipe: RecipeArgument,
+    folds: Annotated[int, typer.Option(help="Parts that the patients are divided into.")] = 5,
+    set_: Set = None,
+) -> None:
+    """Train and score a recipe once per part of the patients, each time without that part.
+
+    A stopped run goes on with the fold at which it was stopped.
+    """
+    from qp2train.crossval import POOLED
+    from qp2train.crossval import crossval as run_folds
+    from qp2train.infer.evaluation import Evaluation
+    from qp2train.recipe import load_recipe
+    from qp2train.runs import evaluation_folder
+
+    def told(number: int, found: Evaluation) -> None:
+        say(f"fold {number} of {folds}: {', '.join(found.patients)}: mean Dice {found.table()['mean'].iloc[-1]:.3f}")
+
+    asked = load_recipe(recipe, set_ or [])
+    with progress("slides") as update:
+        pooled = run_folds(asked, folds=folds, progress=update, told=told, bar=False)
+    print_frame(pooled.table(), "Dice of the held-out patients")
+    say(f"with intervals over patients: {evaluation_folder(asked.out, POOLED)}")
+
+
+@app.command(epilog="Example: [bold]qp2train compare runs/unet runs/segformer --metric dice[/]")
+def compare(
+    first: RunArgument,
+    second: RunArgument,
+    split: Annotated[
+        str | None, typer.Option(help="Which evaluation: test, val or cross-validation (if both have it).")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="dice, iou, precision, recall, roc_auc, pr_auc, kappa, …")] = "dice",
+) -> None:
+    """Is the second run better than the first? Difference on the same patients, with interval and p-value."""
+    from qp2train import runs
+
+    found = runs.compare_runs(first, second, split=split, metric=metric)
+    print_frame(found.table, f"{metric}, {found.patients} patients")
+    say(found.sentence)
+
+
+@app.command(epilog="Example: [bold]qp2train report runs/tumor[/]")
+def report(
+    run: RunArgument,
+    split: Annotated[str, typer.Option(help="Which patches are scored: test or val.")] = "test",
+    slides: Annotated[int, typer.Option(help="How many whole slides are predicted for it.")] = 0,
+) -> None:
+    """Write RUN/report.html: scores with intervals, curves, pictures; one file, for people."""
+    from qp2train import runs
+    from qp2train.reporting import write_report
+
+    if not (runs.evaluation_folder(run, split) / "metrics.json").is_file():
+        runs.evaluate_run(run, split)
+    say(f"report: {write_report(run, split=split, slides=slides)}")
 
 
 @app.command(epilog="Example: [bold]qp2train predict runs/tumor liver/project.qpproj --write[/]")

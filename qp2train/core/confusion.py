@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from qp2train.core.agreement import class_scores, foreground_mean, overall_scores
 from qp2train.core.labels import IGNORE
 
 
@@ -41,17 +42,51 @@ class Confusion:
 
     def dice(self) -> dict[str, float]:
         """Class → 2·TP / (2·TP + FP + FN); NaN for a class that is neither there nor predicted."""
-        hit, there, said = self._sums()
-        return self._named(2 * hit, there + said)
+        return self._class_score("dice")
 
     def iou(self) -> dict[str, float]:
         """Class → TP / (TP + FP + FN); NaN for a class that is neither there nor predicted."""
-        hit, there, said = self._sums()
-        return self._named(hit, there + said - hit)
+        return self._class_score("iou")
+
+    def precision(self) -> dict[str, float]:
+        """Class → TP / (TP + FP), the share of what was predicted that is right; NaN for a class never predicted."""
+        return self._class_score("precision")
+
+    def recall(self) -> dict[str, float]:
+        """Class → TP / (TP + FN), the share of what is there that was found; NaN for a class that is not there."""
+        return self._class_score("recall")
+
+    def f1(self) -> dict[str, float]:
+        """Class → 2 / (1 / precision + 1 / recall): of pixels, it is the Dice score under another name."""
+        return self._class_score("f1")
+
+    def specificity(self) -> dict[str, float]:
+        """Class → TN / (TN + FP), the share of all else that was not taken for it; NaN if there is nothing else."""
+        return self._class_score("specificity")
+
+    def accuracy(self) -> float:
+        """The share that is right; NaN if nothing was counted."""
+        return float(overall_scores(self.matrix)["accuracy"])
+
+    def balanced_accuracy(self) -> float:
+        """The mean recall of the classes that are there, background as well; NaN if nothing was counted."""
+        return float(overall_scores(self.matrix)["balanced_accuracy"])
+
+    def kappa(self) -> float:
+        """Cohen's kappa: agreement beyond chance, 1 = perfect, 0 = chance; NaN where chance alone agrees always."""
+        return float(overall_scores(self.matrix)["kappa"])
+
+    def mean(self, scores: Mapping[str, float]) -> float:
+        """The mean of a score per class without background; NaN if no class has one."""
+        return float(foreground_mean(np.array([scores[n] for n in self.names]), self.names))
 
     def mean_dice(self) -> float:
         """The mean Dice of the classes without background; NaN if none of them is there."""
-        return _mean([v for name, v in self.dice().items() if name != self.names[0]])
+        return self.mean(self.dice())
+
+    def mm2(self, mpp: float) -> NDArray[np.float64]:
+        """The matrix in mm² of pixels `mpp` µm wide and high."""
+        return np.asarray(self.matrix * (mpp / 1000) ** 2, dtype=np.float64)
 
     def table(self) -> pd.DataFrame:
         """Dice, IoU and number of true pixels per class."""
@@ -60,13 +95,5 @@ class Confusion:
         frame["pixels"] = self.matrix.sum(axis=1)
         return frame.rename_axis(index="class")
 
-    def _sums(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        return np.diag(self.matrix), self.matrix.sum(axis=1), self.matrix.sum(axis=0)
-
-    def _named(self, over: NDArray[np.int64], under: NDArray[np.int64]) -> dict[str, float]:
-        return {n: float(o / u) if u else float("nan") for n, o, u in zip(self.names, over, under, strict=True)}
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [v for v in values if not np.isnan(v)]
-    return float(np.mean(known)) if known else float("nan")
+    def _class_score(self, score: str) -> dict[str, float]:
+        return dict(zip(self.names, class_scores(self.matrix)[score].tolist(), strict=True))

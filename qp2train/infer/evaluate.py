@@ -2,62 +2,126 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from qp2train.core.annotation import Annotation
+from qp2train.core.calibration import fitted_temperature
 from qp2train.core.confusion import Confusion
 from qp2train.core.geometry import Box
 from qp2train.core.labels import IGNORE, LabelMap
 from qp2train.core.patches import PatchTable
 from qp2train.errors import ModelError, NoAnnotationError
-from qp2train.infer.predict import choose_device
+from qp2train.infer.evaluation import Evaluation, Task
+from qp2train.infer.predict import choose_device, temperature_of
+from qp2train.infer.scoring import Tally
+from qp2train.learn.classification import Classification
+from qp2train.learn.classify import val_loader
 from qp2train.learn.data import plain_loader
 from qp2train.learn.models import Model
+from qp2train.learn.patchlabels import patch_labels
 from qp2train.sampling.mask import Painter
 
+__all__ = ["Evaluation", "compare", "evaluate", "fit_temperature"]
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Pixel scores of a model on held-out patches.
+
+def evaluate(
+    model: Model,
+    table: PatchTable,
+    *,
+    batch_size: int = 8,
+    device: str = "auto",
+    workers: int = 0,
+    boundary: bool = True,
+    objects: bool = True,
+) -> Evaluation:
+    """Score a model on the patches of a table. Ignored pixels do not count; overlapping patches count twice.
+
+    The patches are read once, and only counts are kept. Outlines and objects are those within a patch: an object that
+    reaches over its edge counts as what is seen of it, and objects of a class that touch count as one. Of a
+    classification model each patch counts as one; patches without a class are left out.
 
     Args:
-        groups: Patient (or slide) → its confusion.
-    """
-
-    groups: Mapping[str, Confusion]
-
-    @property
-    def pooled(self) -> Confusion:
-        """All pixels together."""
-        first, *rest = self.groups.values()
-        return sum(rest, start=first)
-
-    def table(self) -> pd.DataFrame:
-        """Dice per class (columns) and group (rows), and of all pixels together (last row)."""
-        rows = {**{g: c.dice() for g, c in self.groups.items()}, "all pixels": self.pooled.dice()}
-        frame = pd.DataFrame(rows).T
-        frame["mean"] = [c.mean_dice() for c in (*self.groups.values(), self.pooled)]
-        return frame
-
-    def __str__(self) -> str:
-        return self.table().to_string(float_format=lambda v: f"{v:.3f}")
-
-    def _repr_html_(self) -> str:
-        return self.table().to_html(float_format=lambda v: f"{v:.3f}")
-
-
-def evaluate(model: Model, table: PatchTable, *, batch_size: int = 8, device: str = "auto") -> Evaluation:
-    """Score a model on the patches of a table. Ignored pixels do not count; overlapping patches count twice.
+        model: A trained model.
+        table: Held-out patches.
+        batch_size: Patches per step.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        workers: Processes that read patches; 0 = none.
+        boundary: Also measure how far predicted outlines lie from the annotated ones.
+        objects: Also count objects (connected parts of a class) and how well they match.
 
     Raises:
         ModelError: The table has other classes, or another resolution, than the model.
-        NoAnnotationError: The table is empty.
+        NoAnnotationError: The table is empty, or no patch has a class that a classification could hit.
     """
+    part, rows = _checked(model, table)
+    temperature = temperature_of(model)
+    tally = Tally(part, model.labels.names, rows=rows, task=_task(model), boundary=boundary, objects=objects)
+    for logits, truths in _batches(model, part, batch_size, device, workers):
+        for truth, scores in zip(truths.numpy(), (logits / temperature).softmax(dim=1).cpu().numpy(), strict=True):
+            tally.add(truth, scores)
+    return tally.evaluation(model=model.id, temperature=temperature)
+
+
+def fit_temperature(
+    model: Model,
+    val: PatchTable,
+    *,
+    pixels: int = 200_000,
+    batch_size: int = 8,
+    device: str = "auto",
+    workers: int = 0,
+    seed: int = 0,
+) -> Model:
+    """Make a model as sure of itself as it is right: the same network, with its temperature of validation patches.
+
+    `predict` and `evaluate` divide the logits by it. It changes probabilities, and never which class is predicted.
+
+    Args:
+        model: A trained model.
+        val: Patches that it did not learn from, and that are not those it will be tested on.
+        pixels: At most so many annotated pixels are looked at, as many of each patch, drawn at random.
+        batch_size: Patches per step.
+        device: As for `evaluate`.
+        workers: Processes that read patches; 0 = none.
+        seed: Of the draw.
+
+    Returns:
+        A model with `about["temperature"]`.
+
+    Raises:
+        ModelError: As for `evaluate`.
+        NoAnnotationError: The table is empty, or nothing in it is annotated.
+
+    Source: Guo et al., "On calibration of modern neural networks", ICML 2017.
+    """
+    part, _ = _checked(model, val)
+    rng, share = np.random.default_rng(seed), max(1, pixels // len(part))
+    logits: list[NDArray[np.float32]] = []
+    truths: list[NDArray[np.integer]] = []
+    for batch, masks in _batches(model, part, batch_size, device, workers):
+        for values, mask in zip(batch.cpu().numpy(), masks.numpy(), strict=True):
+            flat, labels = values.reshape(len(values), -1), mask.ravel()  # of a whole patch one "pixel"
+            drawn = rng.permutation(np.flatnonzero(labels != IGNORE))[:share]
+            logits.append(flat[:, drawn].T)
+            truths.append(labels[drawn].astype(np.int64))
+    truth = np.concatenate(truths)
+    if len(truth) == 0:
+        raise NoAnnotationError("no pixel of the validation patches is annotated, so that no temperature can be fitted")
+    temperature = fitted_temperature(np.concatenate(logits), truth)
+    return replace(model, about={**model.about, "temperature": temperature})
+
+
+def _task(model: Model) -> Task:
+    return "classification" if isinstance(model.spec, Classification) else "segmentation"
+
+
+def _checked(model: Model, table: PatchTable) -> tuple[PatchTable, NDArray[np.intp]]:
+    """The patches that can be scored, and their places in the table."""
     if table.labels.names != model.labels.names or abs(table.mpp / model.mpp - 1) > 0.01:
         raise ModelError(
             f"the model predicts {', '.join(model.labels.classes)} at {model.mpp:g} µm/px, but the patches are of "
@@ -65,19 +129,27 @@ def evaluate(model: Model, table: PatchTable, *, batch_size: int = 8, device: st
         )
     if len(table) == 0:
         raise NoAnnotationError("there is no patch to evaluate on")
+    rows = np.arange(len(table))
+    if isinstance(model.spec, Classification):
+        rows = np.flatnonzero(patch_labels(table, share=model.spec.share) != IGNORE)
+        if len(rows) == 0:
+            raise NoAnnotationError(f"none of {len(table)} patches has a class, so there is nothing to score")
+    return table.take(rows), rows
+
+
+def _batches(
+    model: Model, table: PatchTable, batch_size: int, device: str, workers: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """(logits, truth) of all patches in row order; the logits are 32-bit, and on the device."""
     chosen = choose_device(device)
     net = model.net.to(chosen).eval()
-    group = table.rows["group"].tolist()
-    found: dict[str, Confusion] = {}
-    row = 0
+    if isinstance(model.spec, Classification):
+        loader = val_loader(model.spec, table, batch_size, workers)
+    else:
+        loader = plain_loader(table, batch_size=batch_size, workers=workers)
     with torch.inference_mode():
-        for pixels, masks in plain_loader(table, batch_size=batch_size):
-            predicted = net(pixels.to(chosen).contiguous()).argmax(dim=1).cpu().numpy()
-            for mask, guess in zip(masks.numpy(), predicted, strict=True):
-                counts = Confusion.of(mask, guess, model.labels.names)
-                found[group[row]] = found.get(group[row], Confusion.empty(model.labels.names)) + counts
-                row += 1
-    return Evaluation(dict(sorted(found.items())))
+        for pixels, truth in loader:
+            yield net(pixels.to(chosen).contiguous()).float(), truth
 
 
 def compare(

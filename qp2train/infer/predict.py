@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Literal
@@ -49,8 +50,10 @@ def predict(
     Neighbouring windows overlap and are blended by a cosine bell, so that there are no seams. Memory holds
     one band of windows; a large result lies in a temporary file.
 
+    Of a classification model each patch is one pixel of the map, of its middle: 1 − overlap of its side wide.
+
     Args:
-        model: A segmentation model.
+        model: A segmentation or classification model.
         slide: Any slide with a known pixel size.
         overlap: Share of a window's side that neighbours have in common, 0 ≤ overlap < 1.
         tta: "dihedral" averages the predictions of all eight flips and quarter turns: eight times the time.
@@ -68,7 +71,24 @@ def predict(
     if tta not in ("none", "dihedral") or batch_size < 1:
         raise ModelError(f"tta must be 'none' or 'dihedral', and batch_size at least 1, not {tta!r} and {batch_size}")
     chosen = choose_device(device)
-    net = model.net.to(chosen).eval()
+    if model.task == "classification":
+        from qp2train.infer.classify import classify_slide  # which itself needs this file
+
+        def wanted_cells(box: Box, size: tuple[int, int]) -> NDArray[np.bool_]:
+            columns, rows = size
+            return _Wanted(_tissue(slide, box), rows, columns).rows(0, rows) if tissue else np.ones((rows, columns), bool)
+
+        return classify_slide(
+            model,
+            slide,
+            wanted=wanted_cells,
+            overlap=overlap,
+            tta=tta,
+            batch_size=batch_size,
+            device=chosen,
+            progress=progress,
+        )
+    net, temperature = model.net.to(chosen).eval(), temperature_of(model)
     scale = model.mpp / slide.mpp
     full_w, full_h = slide.size
     width, height = max(1, round(full_w / scale)), max(1, round(full_h / scale))
@@ -90,7 +110,7 @@ def predict(
                 side = size * scale
                 pixels = np.stack([slide.read(Box(x * scale, y * scale, side, side), (size, size)) for x in batch])
                 tensor = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).to(chosen)
-                for x, window in zip(batch, _probabilities(net, tensor, tta), strict=True):
+                for x, window in zip(batch, _probabilities(net, tensor, tta, temperature), strict=True):
                     stitcher.add(window, x, y)
                 done += len(batch)
                 if progress is not None:
@@ -103,15 +123,17 @@ def predict(
     return ScoreMap(scores, classmap, box, model.mpp, slide.mpp, model.labels)
 
 
-def _probabilities(net: torch.nn.Module, pixels: torch.Tensor, tta: str) -> NDArray[np.float32]:
-    """(B, C, H, W) softmax, averaged over the eight symmetries of the square if asked."""
+def _probabilities(
+    net: torch.nn.Module, pixels: torch.Tensor, tta: str, temperature: float = 1.0
+) -> NDArray[np.float32]:
+    """(B, C, H, W) softmax of logits / temperature, averaged over the eight symmetries of the square if asked."""
     if tta == "none":
-        return np.asarray(net(pixels).float().softmax(dim=1).cpu().numpy())
+        return np.asarray((net(pixels).float() / temperature).softmax(dim=1).cpu().numpy())
     views = []
     for turns in range(4):
         for flip in (False, True):
             view = torch.rot90(pixels.flip(-1) if flip else pixels, turns, (-2, -1))
-            back = torch.rot90(net(view).float().softmax(dim=1), -turns, (-2, -1))
+            back = torch.rot90((net(view).float() / temperature).softmax(dim=1), -turns, (-2, -1))
             views.append(back.flip(-1) if flip else back)
     return np.asarray(torch.stack(views).mean(dim=0).cpu().numpy())
 
@@ -152,6 +174,18 @@ def _array(shape: tuple[int, ...]) -> NDArray[np.uint8]:
         return np.zeros(shape, dtype=np.uint8)
     with tempfile.TemporaryFile(prefix="qp2train-scores-") as file:
         return np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
+
+
+def temperature_of(model: Model) -> float:
+    """By what the model's logits are divided, see `fit_temperature`; 1 if none was fitted.
+
+    Raises:
+        ModelError: It is no number above 0.
+    """
+    temperature = model.about.get("temperature", 1.0)
+    if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+        raise ModelError(f"the temperature of {model.id} must be a number above 0, not {temperature!r}")
+    return float(temperature)
 
 
 def choose_device(asked: str) -> torch.device:

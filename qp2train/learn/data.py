@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from qp2train.core.geometry import Box
 from qp2train.core.patches import PatchTable
 from qp2train.learn.augment import Augmentation, apply
-from qp2train.learn.order import EpochOrder, Key
+from qp2train.learn.order import EpochOrder, Key, RowOrder
 from qp2train.sampling.mask import Painter
 from qp2train.sampling.patchcache import PatchCache
 from qp2train.slides import Slide, open_slide
@@ -128,14 +128,13 @@ def train_loader(
 
 
 def plain_loader(
-    table: PatchTable, *, batch_size: int, workers: int = 0, scaled_decode: bool = False
+    table: PatchTable, *, batch_size: int, workers: int = 0, scaled_decode: bool = False, dealt: bool = False
 ) -> DataLoader[Item]:
-    """Every patch once, in row order, as it is."""
-    keys = [(row, 0) for row in range(len(table))]
+    """Every patch once, in row order, as it is; `dealt` among the processes of a distributed training."""
     return DataLoader(
         PatchDataset(table, scaled_decode=scaled_decode),
         batch_size=batch_size,
-        sampler=keys,
+        sampler=RowOrder(len(table)) if dealt else [(row, 0) for row in range(len(table))],
         collate_fn=_collated,
         num_workers=workers,
         persistent_workers=workers > 0,

@@ -2,64 +2,101 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import math
+import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from torch.utils.data import DataLoader
 
 from qp2train.core.leakage import Parts, leaks, report
 from qp2train.core.patches import PatchTable
 from qp2train.errors import NoAnnotationError, Qp2trainError
+from qp2train.learn import classify, tasks
 from qp2train.learn.augment import Augmentation, Strength
-from qp2train.learn.data import plain_loader, train_loader
-from qp2train.learn.models import Model, model_id, package_versions
-from qp2train.learn.segmentation import Segmentation
-from qp2train.learn.tasks import SegmentationTask
-from qp2train.sampling.patchcache import PatchCache
+from qp2train.learn.averaging import Averaging
+from qp2train.learn.checkpoints import LAST, AtomicFiles, Checkpoints, restore, resumable_state
+from qp2train.learn.classification import Classification, ClassificationNet
+from qp2train.learn.classweights import ClassWeights
+from qp2train.learn.hardware import Accelerator, Compiled, Hardware, Precision, Reseed, quiet_lightning, seeded
+from qp2train.learn.models import Model, Net, Spec, model_id, package_versions
+from qp2train.learn.schedule import Optimisation, PlateauWatch, Schedule
+from qp2train.learn.segmentation import Segmentation, SegmentationNet
+from qp2train.learn.tracking import Tracker, Tracking, read_rows
 
 log = logging.getLogger(__name__)
 
-Precision = Literal["auto", "32-true", "16-mixed", "bf16-mixed"]
+# The arguments that decide which model comes out.
+DECISIVE = (
+    "epochs",
+    "batch_size",
+    "loss",
+    "class_weights",
+    "label_smoothing",
+    "lr",
+    "weight_decay",
+    "schedule",
+    "warmup",
+    "layer_decay",
+    "gradient_clip",
+    "accumulate",
+    "augment",
+    "balanced",
+    "ema",
+    "patience",
+    "scaled_decode",
+    "seed",
+)
 
 
 def fit(
-    spec: Segmentation,
+    spec: Spec,
     train: PatchTable,
     val: PatchTable | None = None,
     *,
     epochs: int = 30,
     batch_size: int = 16,
+    loss: str = "ce + dice",
+    class_weights: ClassWeights = None,
+    label_smoothing: float = 0.0,
     lr: float = 1e-3,
     weight_decay: float = 1e-2,
-    label_smoothing: float = 0.0,
+    schedule: Schedule = "cosine",
+    warmup: float = 0.1,
+    layer_decay: float = 1.0,
     gradient_clip: float = 5.0,
+    accumulate: int = 1,
     augment: Strength = "medium",
     balanced: bool = False,
     ema: float = 0.0,
     patience: int = 10,
     keep: Literal["best", "last"] = "best",
+    accelerator: Accelerator = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
     precision: Precision = "auto",
+    channels_last: bool = False,
+    compile: bool = False,
     workers: int = 0,
     cache: str | Path | None = None,
     cache_gb: float = 50.0,
     scaled_decode: bool = False,
     seed: int = 0,
     out: str | Path | None = None,
+    resume: bool = False,
+    track: Tracker | Sequence[Tracker] = "tensorboard",
     name: str | None = None,
     progress: bool = True,
 ) -> Model:
-    """Train a segmentation network.
+    """Train a network, of segmentation or of patch classification.
 
     Ignored pixels cost nothing, in the loss and in the scores. On the CPU the same seed, table and number
     of threads give the same model; some GPU kernels sum in varying order.
@@ -69,18 +106,34 @@ def fit(
         train: Patches to learn from.
         val: Patches to choose the best epoch by, of other patients. None = no choice: the last epoch is kept.
         epochs: Passes over the patches, at most.
-        batch_size: Patches per step.
-        lr: Highest learning rate (AdamW; a linear rise over a tenth of the steps, then a cosine down to 0).
-        weight_decay: Of AdamW.
+        batch_size: Patches per step and device.
+        loss: Of segmentation: a sum of "ce", "dice", "jaccard", "focal", "tversky" and "lovasz", with factors, such as
+            "ce + 0.5*dice"; see `SegmentationLoss`.
+        class_weights: A weight per class in the loss (1 where none is given, "Background" may be named); "auto" = the
+            rarer, the more, from 0.1 to 10.
         label_smoothing: Of the cross-entropy, 0–1.
+        lr: Highest learning rate, of AdamW; `find_lr` proposes one.
+        weight_decay: Of AdamW.
+        schedule: "cosine" down to 0, "onecycle", "plateau" (less whenever the score stays) or "constant"; see
+            `Optimisation`.
+        warmup: Share of the steps in which the learning rate rises first.
+        layer_decay: What the rate is multiplied by from each layer of a classifier's encoder to the one before.
         gradient_clip: Largest norm of a step's gradient; 0 = no limit.
+        accumulate: Batches whose gradients are summed up to one step: large batches in little memory.
         augment: "none", "flips", "medium" or "strong".
         balanced: Draw patches by their weight, so that every class comes equally often.
         ema: Decay per step of an exponential moving average of the weights, which is what is validated and
             kept; 0 = none. 0.99–0.999 steadies training on few patches.
-        patience: Epochs without a better mean validation Dice before training stops.
-        keep: "best" = the epoch with the best mean validation Dice, "last" = the last one.
+        patience: Epochs without a better validation score before training stops. The score is the mean Dice, or a
+            classifier's balanced accuracy.
+        keep: "best" = the epoch with the best validation score, "last" = the last one.
+        accelerator: "auto" = a GPU if there is one; "cpu", "gpu", "mps".
+        devices: GPUs (or processes on the CPU) per computer. A script that asks for several must guard its call by
+            `if __name__ == "__main__":`, as they are started as processes of their own.
+        num_nodes: Computers; SLURM or torchrun starts the script on each of them.
         precision: "auto" = bfloat16 where the GPU can, else 32 bits.
+        channels_last: Keep a pixel's channels side by side in memory: faster on most GPUs with 16 bits.
+        compile: Compile the network first (torch.compile): minutes at the start, then mostly faster steps.
         workers: Processes that read patches beside the training; 0 = none.
         cache: A folder where read patches are kept, for slow drives and for runs to come. None = in memory, as far as
             1 GB per process reaches.
@@ -88,8 +141,12 @@ def fit(
         scaled_decode: Read JPEG slides at less than half their resolution in about half the time; pixels then differ
             from the exact mean by mostly less than 1 grey level.
         seed: Of the first weights, the order of patches and the augmentation.
-        out: Run folder: model, learning curves (CSV and TensorBoard), patches and annotations. None = nothing
-            is written.
+        out: Run folder: model, learning curves, patches and annotations; during training also `checkpoints`. None =
+            nothing is written.
+        resume: Go on from the run folder's last checkpoint, if a training with the same patches, network and arguments
+            was stopped there; the result is the one that it would have had.
+        track: What learning curves are written to beside `logs/metrics.csv`: "tensorboard", "mlflow", "wandb", several
+            of them, or "csv" = nothing else; see `Tracking`.
         name: First part of the model's id. Default: the run folder's name, else the architecture's.
         progress: Show a progress bar.
 
@@ -97,133 +154,186 @@ def fit(
         NoAnnotationError: No patch to train on.
         SplitError: Training and validation share a patient or slide.
         ModelError: The network cannot be built.
+        ResumeError: The checkpoint is damaged or of another training.
+        Qp2trainError: An argument out of its range, or a tracker that is not installed.
     """
-    _check(spec, train, val, epochs=epochs, batch_size=batch_size)
-    if not 0 <= ema < 1 or keep not in ("best", "last"):
-        raise Qp2trainError(f"ema must be at least 0 and below 1, and keep 'best' or 'last', not {ema} and {keep!r}")
-    if not 0 < lr < math.inf or not 0 <= label_smoothing < 1:
-        raise Qp2trainError(f"lr must be above 0 and label_smoothing from 0 to below 1, not {lr} and {label_smoothing}")
-    if min(weight_decay, gradient_clip, patience, workers, seed) < 0:
-        raise Qp2trainError(
-            "weight_decay, gradient_clip, patience, workers and seed must not be negative, not "
-            f"{weight_decay}, {gradient_clip}, {patience}, {workers}, {seed}"
-        )
+    given = locals()
+    arguments = {key: given[key] for key in DECISIVE} | {"keep": keep if val is not None else "last"}
+    if isinstance(class_weights, Mapping):
+        arguments["class_weights"] = dict(class_weights)
+    hardware = Hardware(accelerator, devices, num_nodes, precision)
+    optimisation = Optimisation(lr, weight_decay, schedule, warmup, layer_decay)
+    if keep not in ("best", "last"):
+        raise Qp2trainError(f"keep must be 'best' or 'last', not {keep!r}")
+    _check_numbers(arguments, workers=workers)
+    _check_tables(spec, train, val)
+    _check_shares(train, val, batch_size=batch_size, hardware=hardware)
+    if out is None and (resume or (num_nodes > 1)):
+        raise Qp2trainError("resume and num_nodes need a run folder: give out=<folder>")
     augmentation = Augmentation(train.size_px, augment)
-    run = Path(out) if out is not None else None
-    with _quiet_lightning(), _seeded(seed), tempfile.TemporaryDirectory(prefix="qp2train-") as scratch:
+    with quiet_lightning(), seeded(seed), tempfile.TemporaryDirectory(prefix="qp2train-") as scratch:
+        run = Path(out) if out is not None else Path(scratch)
         net = spec.build()
         net.check_size(train.size_px)
-        task = SegmentationTask(
-            net, spec.labels.names, lr=lr, weight_decay=weight_decay, label_smoothing=label_smoothing
-        )
-        # Only into a whole checkpoint does the average of the weights go; the others hold the last step's.
-        best = ModelCheckpoint(
-            scratch, "best", monitor="val/dice" if val is not None else None, mode="max", save_weights_only=not ema
-        )
-        history = _History()
-        trainer = pl.Trainer(
-            max_epochs=epochs,
-            precision=_precision(precision),
-            gradient_clip_val=gradient_clip or None,
-            callbacks=[history, best, *_callbacks(val is not None, patience, ema)],
-            logger=_loggers(run or Path(scratch)),
-            enable_progress_bar=progress,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            log_every_n_steps=1,
-            default_root_dir=scratch,
-        )
-        kept = None
-        if cache is not None:
-            kept = PatchCache(cache, train, px=augmentation.read_px, scaled_decode=scaled_decode, limit_gb=cache_gb)
-        loader = train_loader(
+        task, loader, val_loader = prepared(
+            spec,
+            net,
             train,
-            augmentation,
+            val,
+            optimisation,
+            loss=loss,
+            augmentation=augmentation,
             batch_size=batch_size,
             seed=seed,
             balanced=balanced,
             workers=workers,
-            cache=kept,
+            cache=cache,
+            cache_gb=cache_gb,
             scaled_decode=scaled_decode,
+            label_smoothing=label_smoothing,
+            weights=class_weights,
         )
-        val_loader = None
-        if val is not None:
-            val_loader = plain_loader(val, batch_size=batch_size, workers=workers, scaled_decode=scaled_decode)
-        trainer.fit(task, loader, val_loader)
+        if channels_last:
+            net.to(memory_format=torch.channels_last)
+            task.memory_format = torch.channels_last
+        monitor = task.monitor if val is not None else None
+        chosen = name or (run.name if out is not None else spec.arch)
+        tracking = Tracking(run, track, name=chosen, arguments=arguments)
+        checkpoints = Checkpoints(
+            run / "checkpoints",
+            monitor=monitor,
+            keep_best=arguments["keep"] == "best",
+            resumable=out is not None,
+            fingerprint=_fingerprint(spec, train, val, arguments, hardware),
+        )
+        trainer = pl.Trainer(
+            max_epochs=epochs,
+            gradient_clip_val=gradient_clip or None,
+            accumulate_grad_batches=accumulate,
+            callbacks=[tracking, checkpoints, *_callbacks(monitor, patience, ema, seed, compile)],
+            plugins=[AtomicFiles()],
+            logger=False,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            default_root_dir=scratch,
+            **hardware.arguments(),
+        )
+        state = _begun(checkpoints, resume=resume, first=trainer.is_global_zero)
+        if state is not None and state["finished"]:
+            restore(task, checkpoints.folder, best=checkpoints.keep_best)
+            tracking.rows = read_rows(run)
+        else:
+            path = checkpoints.folder / LAST if state is not None else None
+            trainer.fit(task, loader, val_loader, ckpt_path=path, weights_only=True)
         if trainer.interrupted:
             raise KeyboardInterrupt
-        if keep == "best" and val is not None:
-            task.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
+        about = {
+            "arguments": arguments,
+            # Processes that were started for the training alone have taken what they knew with them.
+            "history": tracking.rows or read_rows(run),
+            "patches": {"train": len(train), "val": len(val) if val is not None else 0},
+            "table": train.digest(),
+            "encoder_weights": spec.encoder_weights,
+            "versions": package_versions(),
+        }
     spec = replace(spec, labels=train.labels)  # the table's know the project's colours
     net = task.net.cpu().eval()
-    chosen = name or (run.name if run is not None else spec.arch)
-    arguments = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "lr": lr,
-        "weight_decay": weight_decay,
-        "label_smoothing": label_smoothing,
-        "augment": augment,
-        "balanced": balanced,
-        "scaled_decode": scaled_decode,
-        "ema": ema,
-        "keep": keep if val is not None else "last",
-        "seed": seed,
-    }
-    about = {
-        "arguments": arguments,
-        "history": history.rows,
-        "patches": {"train": len(train), "val": len(val) if val is not None else 0},
-        "table": train.digest(),
-        "encoder_weights": spec.encoder_weights,
-        "versions": package_versions(),
-    }
     model = Model(model_id(chosen, net), spec, net, train.size_px, train.mpp, about)
-    if run is not None:
+    if out is not None and trainer.is_global_zero:
         model.save(run / "model")
         rows = [t.rows.assign(split=s) for s, t in (("train", train), ("val", val)) if t is not None]
         slides = {**train.slides, **(val.slides if val is not None else {})}
         replace(train, rows=pd.concat(rows, ignore_index=True), slides=slides).save(run / "patches.parquet")
+        shutil.rmtree(checkpoints.folder, ignore_errors=True)
     return model
 
 
-class _History(Callback):
-    """The scores of each epoch, for the model's card and the log."""
+def prepared(
+    spec: Spec,
+    net: Net,
+    train: PatchTable,
+    val: PatchTable | None,
+    optimisation: Optimisation,
+    *,
+    loss: str,
+    **more: Any,
+) -> tuple[tasks.SegmentationTask | classify.ClassificationTask, DataLoader[Any], DataLoader[Any] | None]:
+    """The task that trains a network, and the loaders of its patches."""
+    match spec, net:
+        case Segmentation(), SegmentationNet():
+            return tasks.prepare(spec, net, train, val, optimisation, loss=loss, **more)
+        case Classification(), ClassificationNet():
+            return classify.prepare(spec, net, train, val, optimisation, **more)
+    raise TypeError(f"{type(spec).__name__} is nothing that can be trained")
 
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        scores = {k: round(float(v), 5) for k, v in trainer.callback_metrics.items()}
-        row = {"epoch": trainer.current_epoch + 1, **scores}
-        self.rows.append(row)
-        said = ", ".join(f"{k} {v:.3f}" for k, v in scores.items() if k.count("/") == 1)
-        log.info("epoch %d/%d: %s", row["epoch"], trainer.max_epochs, said)
-
-
-def _callbacks(validated: bool, patience: int, ema: float) -> Iterator[Callback]:
-    if validated:
-        yield EarlyStopping("val/dice", mode="max", patience=patience)
+def _callbacks(monitor: str | None, patience: int, ema: float, seed: int, compile: bool) -> Iterator[Callback]:
+    yield Reseed(seed)
+    yield PlateauWatch(monitor)
+    if monitor:
+        yield EarlyStopping(monitor, mode="max", patience=patience)
     if ema:
-        yield EMAWeightAveraging(decay=ema)
+        yield Averaging(ema)
+    if compile:
+        yield Compiled()
 
 
-def _loggers(folder: Path) -> list[Logger]:
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
-    return [CSVLogger(folder, name="logs", version=""), TensorBoardLogger(folder, name="logs", version="")]
+def _fingerprint(
+    spec: Spec, train: PatchTable, val: PatchTable | None, arguments: Mapping[str, Any], hardware: Hardware
+) -> dict[str, Any]:
+    """All that decides which model comes out, as far as one can know before."""
+    network = {key: value for key, value in asdict(spec).items() if key != "labels"}
+    return {
+        **arguments,
+        **network,
+        "network": type(spec).__name__,
+        "classes": list(spec.labels.names),
+        "training patches": train.digest(),
+        "validation patches": val.digest() if val is not None else None,
+        "processes": hardware.processes,
+    }
 
 
-def _precision(asked: Precision) -> Any:
-    if asked != "auto":
-        return asked
-    if not torch.cuda.is_available():
-        return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+def _begun(checkpoints: Checkpoints, *, resume: bool, first: bool) -> dict[str, Any] | None:
+    """The state to go on from; None = train from the beginning, and older checkpoints are gone."""
+    if resume:
+        state = resumable_state(checkpoints.folder, json.loads(checkpoints.fingerprint))
+        if state is None:
+            log.info("there is no checkpoint in %s: training starts from the beginning", checkpoints.folder)
+        return state
+    if first and (checkpoints.folder / LAST).is_file():
+        log.warning("a stopped training in %s is replaced; resume=True would have gone on", checkpoints.folder)
+    if first:
+        shutil.rmtree(checkpoints.folder, ignore_errors=True)
+    return None
 
 
-def _check(spec: Segmentation, train: PatchTable, val: PatchTable | None, *, epochs: int, batch_size: int) -> None:
-    if epochs < 1 or batch_size < 1:
-        raise Qp2trainError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}")
+def _check_numbers(arguments: Mapping[str, Any], *, workers: int) -> None:
+    for key in ("epochs", "batch_size", "accumulate"):
+        if arguments[key] < 1:
+            raise Qp2trainError(f"{key} must be at least 1, not {arguments[key]}")
+    for key in ("gradient_clip", "patience", "seed"):
+        if arguments[key] < 0:
+            raise Qp2trainError(f"{key} must not be negative, not {arguments[key]}")
+    if workers < 0:
+        raise Qp2trainError(f"workers must not be negative, not {workers}")
+    for key in ("label_smoothing", "ema"):
+        if not 0 <= arguments[key] < 1:
+            raise Qp2trainError(f"{key} must be from 0 to below 1, not {arguments[key]}")
+
+
+def _check_shares(train: PatchTable, val: PatchTable | None, *, batch_size: int, hardware: Hardware) -> None:
+    """Refuse a training in which some process would have nothing to do."""
+    batches, held = max(1, len(train) // batch_size), len(val) if val is not None else hardware.processes
+    if min(batches, held) < hardware.processes:
+        raise Qp2trainError(
+            f"{hardware.processes} processes cannot share {batches} batches of training and {held} patches of "
+            "validation: use fewer devices, smaller batches or more patches"
+        )
+
+
+def _check_tables(spec: Spec, train: PatchTable, val: PatchTable | None) -> None:
     if len(train) == 0:
         raise NoAnnotationError("the training table has no patch")
     if spec.labels.names != train.labels.names:
@@ -238,31 +348,3 @@ def _check(spec: Segmentation, train: PatchTable, val: PatchTable | None, *, epo
             f"{', '.join(val.labels.classes)} at {val.mpp:g} µm/px"
         )
     report(leaks(Parts.of([train, val])))
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Torch's generators seeded inside, and as they were before outside."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Without Lightning's tips and its advice on loaders; its errors stay."""
-    loud = [logging.getLogger(n) for n in ("lightning.pytorch", "lightning.fabric", "lightning")]
-    levels = [logger.level for logger in loud]
-    for logger in loud:
-        logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*but have no `val_dataloader`.*")
-        warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists.*")
-        warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
-        warnings.filterwarnings("ignore", message=".*Experiment logs directory.*")
-        try:
-            yield
-        finally:
-            for logger, level in zip(loud, levels, strict=True):
-                logger.setLevel(level)

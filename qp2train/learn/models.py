@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -14,22 +15,41 @@ from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import save, save_file
 from torch import nn
 
 from qp2train.core.labels import LabelMap
 from qp2train.errors import LabelError, ModelError
-from qp2train.learn.encoders import MEAN, STD
+from qp2train.learn.classification import Classification, ClassificationNet
+from qp2train.learn.lora import merged_state
+from qp2train.learn.modelfiles import CARD, WEIGHTS, open_model
 from qp2train.learn.segmentation import Segmentation, SegmentationNet
 
 FORMAT = 1
-WEIGHTS, CARD = "weights.safetensors", "model.json"
-PACKAGES = ("qp2train", "torch", "segmentation-models-pytorch", "albumentations", "lightning")
+PACKAGES = ("qp2train", "torch", "segmentation-models-pytorch", "timm", "albumentations", "lightning")
+
+_PIXELS = ("mean", "std")
+
+Spec = Segmentation | Classification
+Net = SegmentationNet | ClassificationNet
+
+_NOT_OURS = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    LabelError,
+    SafetensorError,
+    RuntimeError,
+    OSError,
+)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained segmentation model.
+    """A trained model, of segmentation or of patch classification.
 
     Args:
         id: Name and a hash of the weights. It marks the objects that the model writes into projects.
@@ -41,8 +61,8 @@ class Model:
     """
 
     id: str
-    spec: Segmentation
-    net: SegmentationNet
+    spec: Spec
+    net: Net
     size_px: int
     mpp: float
     about: Mapping[str, Any]
@@ -50,6 +70,11 @@ class Model:
     @property
     def labels(self) -> LabelMap:
         return self.spec.labels
+
+    @property
+    def task(self) -> str:
+        """What it does: segmentation or classification."""
+        return "classification" if isinstance(self.spec, Classification) else "segmentation"
 
     def save(self, folder: str | Path) -> Path:
         """Write `model.json` and `weights.safetensors` into `folder`; an older model there is replaced whole.
@@ -62,15 +87,17 @@ class Model:
         new.mkdir(parents=True)
         card = {
             "format": FORMAT,
-            "task": "segmentation",
+            "task": self.task,
             "id": self.id,
             "labels": self.labels.to_dict(),
             "network": {k: v for k, v in asdict(self.spec).items() if k not in ("labels", "encoder_weights")},
             "size_px": self.size_px,
             "mpp": self.mpp,
-            "normalisation": {"mean": MEAN, "std": STD},
+            "normalisation": {k: [round(v / 255, 6) for v in getattr(self.net, k).flatten().tolist()] for k in _PIXELS},
             "about": self.about,
         }
+        if isinstance(self.net, ClassificationNet):
+            card["encoder"] = self.net.architecture.to_dict()
         (new / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False), encoding="utf-8")
         save_file(_tensors(self.net), new / WEIGHTS)
         old = folder.with_name(f".{folder.name}.old")
@@ -87,43 +114,39 @@ class Model:
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Load a model that `save` wrote. Nothing is unpickled.
+    def load(cls, path: str | Path) -> Self:
+        """Load a model that `save` wrote. Nothing is unpickled, and nothing of a zip is written to disk.
 
         Args:
-            folder: The model's folder, or the run folder that holds it as `model/`.
+            path: The model's folder, the run folder that holds it as `model/`, or a .zip of either.
 
         Raises:
-            ModelError: No model there, a newer format, or weights that do not fit the network.
+            ModelError: No model there, a newer format, a file that was tampered with, or weights that do not fit the
+                network.
         """
-        folder = Path(folder)
-        if not (folder / CARD).is_file() and (folder / "model" / CARD).is_file():
-            folder = folder / "model"
+        files = open_model(Path(path))
         try:
-            card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+            card = json.loads(files.card)
             if card["format"] > FORMAT:
-                raise ModelError(f"{folder} was written by a newer qp2train (format {card['format']}); update qp2train")
-            name, size_px, mpp = card["id"], card["size_px"], card["mpp"]
-            if card["task"] != "segmentation" or not (isinstance(name, str) and size_px >= 1 and mpp > 0):
-                raise ValueError(f"task {card['task']!r}, id {name!r}, size_px {size_px!r}, mpp {mpp!r}")
-            spec = Segmentation(LabelMap.from_dict(card["labels"]), encoder_weights=None, **card["network"])
-            weights = load_file(folder / WEIGHTS)
-            model = cls(name, spec, spec.build(), size_px, mpp, card["about"])
-            model.net.load_state_dict(weights)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise ModelError(f"{folder} is no model folder: {CARD} or {WEIGHTS} is missing") from error
-        except (KeyError, TypeError, ValueError, AttributeError, LabelError, SafetensorError, RuntimeError) as error:
-            raise ModelError(f"{folder} does not hold a usable model: {error}") from error
-        model.net.eval()
-        return model
+                raise ModelError(f"{path} was written by a newer qp2train (format {card['format']}); update qp2train")
+            name, size_px, mpp, about = card["id"], card["size_px"], card["mpp"], card["about"]
+            whole = isinstance(size_px, int) and not isinstance(size_px, bool) and size_px >= 1
+            right = whole and isinstance(mpp, int | float) and 0 < mpp < math.inf
+            if not (right and isinstance(name, str) and name and isinstance(about, dict)):
+                raise ValueError(f"id {name!r}, size_px {size_px!r}, mpp {mpp!r}, about of {type(about).__name__}")
+            spec, net = _built(card)
+            net.load_state_dict(files.tensors())
+        except _NOT_OURS as error:
+            raise ModelError(f"{path} does not hold a usable model: {str(error)[:500]}") from error
+        return cls(name, spec, net.eval(), size_px, mpp, about)
 
     def __repr__(self) -> str:
         return f"Model({self.id!r}, {self.spec.arch}/{self.spec.encoder}, {', '.join(self.labels.classes)})"
 
 
-def load_model(folder: str | Path) -> Model:
+def load_model(path: str | Path) -> Model:
     """See `Model.load`."""
-    return Model.load(folder)
+    return Model.load(path)
 
 
 def model_id(name: str, net: nn.Module) -> str:
@@ -136,5 +159,17 @@ def package_versions() -> dict[str, str]:
     return {name: version(name) for name in PACKAGES}
 
 
+def _built(card: Mapping[str, Any]) -> tuple[Spec, Net]:
+    """What a card describes, its weights still to be loaded."""
+    labels = LabelMap.from_dict(card["labels"])
+    if card["task"] == "segmentation":
+        spec = Segmentation(labels, encoder_weights=None, **card["network"])
+        return spec, spec.build()
+    if card["task"] == "classification":
+        net = Classification.from_dict(labels, card["network"], card["encoder"])
+        return net.spec, net
+    raise ValueError(f"task {card['task']!r}; this qp2train knows segmentation and classification")
+
+
 def _tensors(net: nn.Module) -> dict[str, torch.Tensor]:
-    return {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
+    return {k: v.detach().cpu().contiguous() for k, v in merged_state(net).items()}

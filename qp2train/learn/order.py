@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
@@ -29,7 +30,8 @@ class EpochOrder(Sampler[list[Key]]):
     """Batches of (row, seed); a function of the table, the seed and the epoch only.
 
     Patches are visited in runs of neighbours, which share decoded tiles. Runs of several slides are open at a time, and
-    each batch is drawn from all of them. A table of a few hundred patches is thereby shuffled entirely.
+    each batch is drawn from all of them. A table of a few hundred patches is thereby shuffled entirely. The processes
+    of a distributed training each get batches of their own, the same number; what is left over is dropped.
 
     Args:
         table: Where the patches lie.
@@ -56,6 +58,11 @@ class EpochOrder(Sampler[list[Key]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
+        return self._batches // processes()[1]
+
+    @property
+    def _batches(self) -> int:
+        """Of an epoch, for all processes together."""
         full = len(self._weights) // self.batch_size
         return full or int(len(self._weights) > 0)
 
@@ -65,7 +72,8 @@ class EpochOrder(Sampler[list[Key]]):
         rows = rng.choice(n, n, p=self._weights / self._weights.sum()) if self.balanced else np.arange(n)
         seeds = rng.integers(2**31, size=n)
         lanes = [_mixed(lane, rng) for lane in self._lanes(rows, rng)]
-        for batch in _dealt(lanes, self.batch_size, rng)[: len(self)]:
+        own, all_of_them = processes()
+        for batch in _dealt(lanes, self.batch_size, rng)[: self._batches][own::all_of_them][: len(self)]:
             yield [(int(rows[i]), int(seeds[i])) for i in batch]
 
     def _lanes(self, rows: NDArray[np.intp], rng: np.random.Generator) -> list[list[NDArray[np.intp]]]:
@@ -76,6 +84,28 @@ class EpochOrder(Sampler[list[Key]]):
         when = turn[slides] + rng.uniform(0, OPEN_SLIDES, len(runs))
         lane = rng.permutation(np.arange(len(runs)) % LANES)
         return [[runs[i] for i in np.argsort(when) if lane[i] == number] for number in range(LANES)]
+
+
+class RowOrder(Sampler[Key]):
+    """Every row once, in order and without a seed; each process of a distributed training gets its share."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        own, all_of_them = processes()
+        return len(range(own, self.rows, all_of_them))
+
+    def __iter__(self) -> Iterator[Key]:
+        own, all_of_them = processes()
+        return ((row, 0) for row in range(own, self.rows, all_of_them))
+
+
+def processes() -> tuple[int, int]:
+    """Which process of a distributed training this is, and how many there are; (0, 1) if it is none."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
 
 
 def _runs(slide: NDArray[np.intp], place: NDArray[np.float64], rng: np.random.Generator) -> list[NDArray[np.intp]]:

@@ -6,8 +6,8 @@ import inspect
 import json
 import logging
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from torch import nn
 
 from qp2train.core.labels import LabelMap
 from qp2train.errors import ModelError
-from qp2train.learn.encoders import MEAN, STD, load_encoder
+from qp2train.learn.encoders import load_encoder, load_named
+from qp2train.learn.foundation import MEAN, STD, Architecture, foundation_of
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +30,12 @@ class Segmentation:
     Args:
         labels: Classes; the network also learns the background.
         arch: Architecture: "unet", "unetplusplus", "fpn", "segformer", …
-        encoder: Encoder: "resnet34", "efficientnet-b0", "tu-<any timm model>", …
+        encoder: Encoder: "resnet34", "efficientnet-b0", "tu-<any timm model>", …; with arch="dpt" also a foundation
+            encoder ("uni", "h-optimus-0", …; see `foundation.FOUNDATION`).
         encoder_weights: "imagenet" (from the local cache or the hub; without network and cache this is said,
             and training starts from scratch), a file with the encoder's weights (.safetensors or .pth), or
-            None to start from scratch.
+            None to start from scratch. Of a foundation encoder: "imagenet" = its own weights, a file or a folder with
+            them; an error if they cannot be had.
         options: Further keyword arguments of the architecture, as smp names them (`decoder_channels`, …).
     """
 
@@ -58,7 +61,9 @@ class Segmentation:
         Raises:
             ModelError: An unknown architecture, encoder or option, or a weights file that does not fit.
         """
-        named = self.encoder_weights
+        named, known = self.encoder_weights, foundation_of(self.encoder)
+        if known is not None:
+            return self._on(known.architecture)
         if named is None or Path(named).is_file():
             net = self._create(None)
             if named is not None:
@@ -80,14 +85,28 @@ class Segmentation:
             )
             return SegmentationNet(self._create(None))
 
-    def _create(self, weights: str | None) -> nn.Module:
+    def _on(self, architecture: Architecture) -> SegmentationNet:
+        """The network on a foundation encoder, with its weights and its normalisation."""
+        if self.arch.lower() != "dpt":
+            raise ModelError(
+                f"{self.arch!r} cannot be built on {self.encoder!r}, a vision transformer: "
+                "use arch='dpt', or another encoder"
+            )
+        options = {"dynamic_img_size": True, **architecture.arguments(), **self.options}
+        net = replace(self, encoder=f"tu-{architecture.name}")._create(None, **options)
+        if self.encoder_weights is not None:
+            load_named(net.get_submodule("encoder.model"), self.encoder, self.encoder_weights)
+        return SegmentationNet(net, mean=architecture.mean, std=architecture.std)
+
+    def _create(self, weights: str | None, **options: Any) -> nn.Module:
+        options = options or dict(self.options)
         try:
             net: nn.Module = smp.create_model(
                 self.arch,
                 self.encoder,
                 encoder_weights=weights,
                 classes=len(self.labels.names),
-                **self.options,
+                **options,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"cannot build {self.arch!r} with encoder {self.encoder!r}: {error}") from error
@@ -100,15 +119,21 @@ class Segmentation:
 
 
 class SegmentationNet(nn.Module):
-    """Normalisation + network: RGB pixels in 0–255 (B, 3, H, W) → logits (B, C, H, W)."""
+    """Normalisation + network: RGB pixels in 0–255 (B, 3, H, W) → logits (B, C, H, W).
 
-    def __init__(self, net: nn.Module) -> None:
+    Args:
+        net: The network.
+        mean: Of the pixels that its encoder was trained with, in 0–1.
+        std: Their standard deviation.
+    """
+
+    def __init__(self, net: nn.Module, *, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> None:
         super().__init__()
         self.net = net
         self.mean: torch.Tensor
         self.std: torch.Tensor
-        self.register_buffer("mean", 255 * torch.tensor(MEAN).reshape(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(STD).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", 255 * torch.tensor(mean).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).reshape(1, 3, 1, 1), persistent=False)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.net((pixels.float() - self.mean) / self.std)

@@ -2,46 +2,57 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch.utils.data import DataLoader
 
 from qp2train.core.confusion import Confusion
+from qp2train.core.patches import PatchTable
+from qp2train.learn.augment import Augmentation
+from qp2train.learn.classweights import ClassWeights, class_weights
+from qp2train.learn.data import Item, plain_loader, train_loader
 from qp2train.learn.losses import SegmentationLoss
-from qp2train.learn.segmentation import SegmentationNet
-
-# Share of the steps in which the learning rate rises: Adam's first estimates are poor.
-WARM_UP = 0.1
+from qp2train.learn.schedule import Optimisation
+from qp2train.learn.segmentation import Segmentation, SegmentationNet
+from qp2train.sampling.patchcache import PatchCache
 
 
 class SegmentationTask(pl.LightningModule):
-    """Network, loss and schedule.
+    """Network, loss and optimisation.
 
     Args:
         net: The network.
         names: Class names, background first.
-        lr: Highest learning rate; it rises linearly over the first tenth of the steps, then falls as a cosine.
-        weight_decay: Of AdamW.
-        label_smoothing: Of the cross-entropy.
+        optimisation: Optimiser and schedule.
+        loss: Of logits and mask.
     """
 
+    # What decides which epoch is best; more is better.
+    monitor = "val/dice"
+
+    # How the pixels lie in memory that the network is given.
+    memory_format = torch.contiguous_format
+
     def __init__(
-        self, net: SegmentationNet, names: tuple[str, ...], *, lr: float, weight_decay: float, label_smoothing: float
+        self, net: SegmentationNet, names: tuple[str, ...], optimisation: Optimisation, loss: SegmentationLoss
     ) -> None:
         super().__init__()
-        self.net = net
-        self.loss = SegmentationLoss(label_smoothing=label_smoothing)
-        self.names, self.lr, self.weight_decay = names, lr, weight_decay
+        self.net, self.loss = net, loss
+        self.names, self.optimisation = names, optimisation
         self.confusion = Confusion.empty(names)
 
     def step(self, batch: tuple[torch.Tensor, torch.Tensor], stage: str) -> torch.Tensor:
         pixels, mask = batch
-        logits = self.net(pixels.contiguous())
+        logits = self.net(pixels.contiguous(memory_format=self.memory_format))
         loss: torch.Tensor = self.loss(logits, mask.long())
-        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=len(mask), prog_bar=True)
+        count = len(mask)
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=count, prog_bar=True, sync_dist=True)
         if stage == "val":
             predicted = logits.argmax(dim=1).cpu().numpy().astype(np.uint8)
             self.confusion += Confusion.of(mask.cpu().numpy(), predicted, self.names)
@@ -57,23 +68,71 @@ class SegmentationTask(pl.LightningModule):
         self.confusion = Confusion.empty(self.names)
 
     def on_validation_epoch_end(self) -> None:
-        """Dice over all validation pixels together, so that a small class weighs as much as a large one."""
-        for name, value in self.confusion.dice().items():
+        """Dice over all validation pixels together, so that a small class weighs as much as a large one.
+
+        Together also means: those of all processes of a distributed training.
+        """
+        own = torch.from_numpy(self.confusion.matrix).to(self.device)
+        confusion = replace(self.confusion, matrix=self.trainer.strategy.reduce(own, reduce_op="sum").cpu().numpy())
+        for name, value in confusion.dice().items():
             if not np.isnan(value):
-                self.log(f"val/dice/{name}", value)
-        mean = self.confusion.mean_dice()
-        self.log("val/dice", 0.0 if np.isnan(mean) else mean, prog_bar=True)
+                self.log(f"val/dice/{name}", value, sync_dist=True)
+        mean = confusion.mean_dice()
+        self.log(self.monitor, 0.0 if np.isnan(mean) else mean, prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.optimisation.configured(self.parameters(), self.trainer)
 
 
-def rate(step: int, steps: int) -> float:
-    """The share of the highest learning rate at a step: a linear rise, then half a cosine down to 0."""
-    rise = max(1, round(WARM_UP * steps))
-    if step < rise:
-        return (step + 1) / (rise + 1)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))
+class Prepared(NamedTuple):
+    """What a trainer needs to train a segmentation network."""
+
+    task: SegmentationTask
+    train: DataLoader[Item]
+    val: DataLoader[Item] | None
+
+
+def prepare(
+    spec: Segmentation,
+    net: SegmentationNet,
+    train: PatchTable,
+    val: PatchTable | None,
+    optimisation: Optimisation,
+    *,
+    augmentation: Augmentation,
+    batch_size: int,
+    seed: int,
+    balanced: bool = False,
+    workers: int = 0,
+    cache: str | Path | None = None,
+    cache_gb: float = 50.0,
+    scaled_decode: bool = False,
+    label_smoothing: float = 0.0,
+    weights: ClassWeights = None,
+    loss: str = "ce + dice",
+) -> Prepared:
+    """The task and the loaders of a training; the arguments are those of `fit`."""
+    chosen = class_weights(weights, train, balanced=balanced, seed=seed)
+    task = SegmentationTask(
+        net,
+        spec.labels.names,
+        optimisation,
+        SegmentationLoss(loss, label_smoothing=label_smoothing, class_weights=chosen),
+    )
+    kept = None
+    if cache is not None:
+        kept = PatchCache(cache, train, px=augmentation.read_px, scaled_decode=scaled_decode, limit_gb=cache_gb)
+    loader = train_loader(
+        train,
+        augmentation,
+        batch_size=batch_size,
+        seed=seed,
+        balanced=balanced,
+        workers=workers,
+        cache=kept,
+        scaled_decode=scaled_decode,
+    )
+    if val is None:
+        return Prepared(task, loader, None)
+    held = plain_loader(val, batch_size=batch_size, workers=workers, scaled_decode=scaled_decode, dealt=True)
+    return Prepared(task, loader, held)

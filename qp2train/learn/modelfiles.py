@@ -1,0 +1,83 @@
+"""Where a model's two files are: in a folder, a run's folder, or a zip of either."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import torch
+from safetensors.torch import load, load_file
+
+from qp2train.errors import ModelError
+
+WEIGHTS, CARD = "weights.safetensors", "model.json"
+# Most that a zip's members may unpack to; the largest encoders have 4.6 GB. Weights hardly shrink, a bomb does.
+CARD_BYTES, WEIGHTS_BYTES, RATIO = 64 << 20, 16 << 30, 100
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model's card, and its weights when they are asked for.
+
+    Args:
+        card: The text of `model.json`.
+        tensors: Reads the weights; raises what safetensors raises.
+    """
+
+    card: bytes
+    tensors: Callable[[], dict[str, torch.Tensor]]
+
+
+def open_model(path: Path) -> ModelFiles:
+    """The files of a model.
+
+    Args:
+        path: The model's folder, a folder that holds it as `model/`, or a .zip of either. A zip's members are read in
+            memory; their paths lead nowhere.
+
+    Raises:
+        ModelError: There is no model, or the zip is damaged, encrypted, holds several models, or unpacks to too much.
+    """
+    if path.is_file():
+        return _in_zip(path)
+    folder = path / "model" if not (path / CARD).is_file() and (path / "model" / CARD).is_file() else path
+    try:
+        card = (folder / CARD).read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        raise ModelError(f"{folder} is no model folder: {CARD} or {WEIGHTS} is missing") from error
+    if not (folder / WEIGHTS).is_file():
+        raise ModelError(f"{folder} is no model folder: {CARD} or {WEIGHTS} is missing")
+    return ModelFiles(card, lambda: load_file(folder / WEIGHTS))
+
+
+def _in_zip(path: Path) -> ModelFiles:
+    if not zipfile.is_zipfile(path):
+        raise ModelError(f"{path} is no model folder, and no zip of one either")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            cards = [m for m in archive.infolist() if PurePosixPath(m.filename).name == CARD]
+            if len(cards) != 1:
+                raise ModelError(f"{path} holds {len(cards)} files {CARD}: a zip of one model has one")
+            beside = str(PurePosixPath(cards[0].filename).with_name(WEIGHTS))
+            members = [m for m in archive.infolist() if m.filename == beside]
+            if len(members) != 1:
+                raise ModelError(f"{path} is no model folder: {CARD} or {WEIGHTS} is missing")
+            card = _member(archive, cards[0], CARD_BYTES)
+            weights = _member(archive, members[0], WEIGHTS_BYTES)
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError) as error:
+        raise ModelError(f"the zip {path} cannot be read: {error}") from error
+    return ModelFiles(card, lambda: load(weights))
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> bytes:
+    """A member's bytes; zipfile reads no more than the size that was checked here."""
+    size = member.file_size
+    if size > most or size > RATIO * max(member.compress_size, 1024):
+        raise ModelError(
+            f"{member.filename} of {archive.filename} unpacks from {member.compress_size:,} to {size:,} bytes, which "
+            "no model does"
+        )
+    return archive.read(member)

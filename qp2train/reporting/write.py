@@ -1,0 +1,124 @@
+"""write_report: a run folder in, its report.html out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from qp2train.core.patches import PatchTable
+from qp2train.errors import ModelError, Qp2trainError
+from qp2train.learn.models import Model
+from qp2train.qupath.savefile import save
+from qp2train.report.html import Facts, report_html
+from qp2train.report.plots import DATA, METRICS
+from qp2train.reporting.datacard import FORMAT, data_card
+from qp2train.reporting.shots import Shots, patch_shots, slide_shots
+
+REPORT, RECIPE, TABLE = "report.html", "recipe.yaml", "patches.parquet"
+MODEL = Path("model", "model.json")
+
+
+def write_report(
+    run: str | Path, *, split: str = "test", patches: int = 4, slides: int = 0, device: str = "auto"
+) -> Path:
+    """Write RUN/report.html, one file that needs no other, and RUN/evaluation/SPLIT/data.json beside metrics.json.
+
+    What the run does not have is left out, and the report says so: an evaluation, the recipe, slides that have moved.
+    An older report is replaced whole, or not at all.
+
+    Args:
+        run: The run's folder.
+        split: Which evaluation; where the run has none of "test", that of "val" is shown, with a warning.
+        patches: How many best, typical, worst and most uncertain patches are shown.
+        slides: How many whole slides are predicted and shown, worst and best among them. Each takes as long as
+            `predict`.
+        device: "auto", "cpu", "cuda", …
+
+    Returns:
+        The report's path.
+
+    Raises:
+        ModelError: The folder holds no model.
+        Qp2trainError: A file of the run is damaged, or the report could not be written.
+    """
+    folder = Path(run)
+    about = _json(folder / MODEL)
+    if about is None:
+        raise ModelError(f"{folder} is no run folder: {MODEL} is missing")
+    if split == "test" and not _evaluation(folder, "test").is_file() and _evaluation(folder, "val").is_file():
+        split = "val"
+    file = _evaluation(folder, split)
+    metrics = _json(file)
+    table = PatchTable.load(folder / TABLE) if (folder / TABLE).is_file() else None
+    data = {**(data_card(table) if table is not None else {"format": FORMAT}), "history": history(folder, about)}
+    _replace(file.with_name(DATA), json.dumps(data, indent=1, ensure_ascii=False))
+    shots = _shots(folder, metrics, table, patches=patches, slides=slides, device=device)
+    recipe = folder / RECIPE
+    facts = Facts(
+        metrics,
+        data,
+        about,
+        recipe.read_text(encoding="utf-8") if recipe.is_file() else "",
+        datetime.fromtimestamp(file.stat().st_mtime).date().isoformat() if metrics is not None else "",
+        shots.missing,
+    )
+    return _replace(folder / REPORT, report_html(facts, shots.pictures))
+
+
+def history(folder: Path, about: Mapping[str, Any]) -> list[dict[str, float]]:
+    """Per epoch what logs/metrics.csv holds, the last value of each; without the file, what the model remembers."""
+    file = folder / "logs" / "metrics.csv"
+    if not file.is_file():
+        return [dict(row) for row in (about.get("about") or {}).get("history") or ()]
+    try:
+        rows = pd.read_csv(file)
+    except (ValueError, OSError) as error:  # the former: pandas' parser
+        raise Qp2trainError(f"{file} is damaged: {error}; delete it to have a report without it") from error
+    if "epoch" not in rows:
+        return []
+    each = rows.drop(columns="step", errors="ignore").groupby("epoch", as_index=False).last()
+    each["epoch"] += 1  # Lightning counts from 0
+    return [{str(k): v for k, v in row.items() if pd.notna(v)} for row in each.to_dict("records")]
+
+
+def _shots(
+    folder: Path, metrics: Mapping[str, Any] | None, table: PatchTable | None, *, patches: int, slides: int, device: str
+) -> Shots:
+    if metrics is None:
+        return Shots((), ())
+    if table is None:
+        return Shots((), (f"There are no pictures, as {TABLE} is missing in the run folder.",))
+    if not patches and not slides:
+        return Shots((), ())
+    model = Model.load(folder)
+    drawn = patch_shots(metrics, table, model, count=patches, device=device)
+    whole = slide_shots(metrics, table, model, count=slides, device=device)
+    return Shots([*drawn.pictures, *whole.pictures], [*drawn.missing, *whole.missing])
+
+
+def _evaluation(folder: Path, split: str) -> Path:
+    return folder / "evaluation" / split / METRICS
+
+
+def _json(file: Path) -> dict[str, Any] | None:
+    """None if there is no such file."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise Qp2trainError(f"{file} is damaged: {error}") from error
+    if not isinstance(data, dict):
+        raise Qp2trainError(f"{file} is damaged: it holds no object")
+    return data
+
+
+def _replace(file: Path, text: str) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save(file, text.encode())
+    return file

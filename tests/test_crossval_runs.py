@@ -1,0 +1,121 @@
+"""`qp2train crossval`, `compare` and `report` on six drawn slides of three patients."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import BLUE, RED, square, write_png
+from typer.testing import CliRunner
+
+import qp2train as qp
+from qp2train import cli, runs
+from qp2train.crossval import crossval
+from qp2train.errors import EvaluationError, SplitError
+from qp2train.recipe import load_recipe
+
+SETTINGS = """
+project: .
+labels: {classes: [Tumor]}
+sample: {size: 32, mpp: 1, per_class: 8}
+model: {encoder: resnet18, encoder_weights: null, options: {encoder_depth: 3, decoder_channels: [16, 8, 8]}}
+fit: {epochs: 2, batch_size: 4, augment: none, track: csv}
+out: run
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Red squares on blue; a square is Tumor, the rest of its Region* is background."""
+    monkeypatch.setattr(cli.console, "width", 400)
+    rows = ["slide,patient,mpp"]
+    for i in range(6):
+        picture = np.random.default_rng(i).normal(0, 20, (96, 96, 3)) + BLUE
+        picture[20 + i : 60, 20 + i : 60] += np.subtract(RED, BLUE)
+        write_png(tmp_path / f"s{i}.png", picture.clip(0, 255).astype(np.uint8))
+        drawn = [square(0, 0, 96, "Region*"), square(20 + i, 20 + i, 40 - i)]
+        qp.write_geojson(tmp_path / f"s{i}.geojson", drawn)
+        rows.append(f"s{i}.png,P{i % 3},1")
+    (tmp_path / "metadata.csv").write_text("\n".join(rows), encoding="utf-8")
+    file = tmp_path / "recipe.yaml"
+    file.write_text(SETTINGS, encoding="utf-8")
+    return file
+
+
+def call(*arguments: str) -> str:
+    result = CliRunner().invoke(cli.app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
+def test_every_patient_is_held_out_once_and_chooses_nothing(recipe: Path) -> None:
+    seen = {}
+    pooled = crossval(load_recipe(recipe), folds=3, told=lambda i, e: seen.update({i: e.patients}), bar=False)
+    assert sorted(p for patients in seen.values() for p in patients) == ["P0", "P1", "P2"]
+    assert pooled.patients == ("P0", "P1", "P2")
+    for number, (patient,) in seen.items():
+        table = qp.PatchTable.load(recipe.parent / "run" / f"fold-{number}" / "patches.parquet")
+        trained_on = set(table.rows["group"])
+        assert trained_on == {"P0", "P1", "P2"} - {patient}
+        assert set(table.rows["split"]) == {"train", "val"}  # another patient chose the epoch
+    metrics = json.loads((recipe.parent / "run/evaluation/cross-validation/metrics.json").read_text())
+    assert metrics["intervals"]["patients"] == 3
+    assert set(metrics["patients"]) == {"P0", "P1", "P2"}
+
+
+def test_a_stopped_run_goes_on_where_it_stopped(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, trained = load_recipe(recipe), []
+    fit = qp.fit
+
+    def dying(*given: object, **how: object) -> qp.Model:
+        if len(trained) == 1:
+            raise KeyboardInterrupt
+        trained.append(how["out"])
+        return fit(*given, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("qp2train.crossval.fit", dying)
+    with pytest.raises(KeyboardInterrupt):
+        crossval(asked, folds=3, bar=False)
+    monkeypatch.setattr("qp2train.crossval.fit", lambda *a, **k: trained.append(k["out"]) or fit(*a, **k))
+    crossval(asked, folds=3, bar=False)
+    assert [Path(p).name for p in trained] == ["fold-1", "fold-2", "fold-3"]
+    crossval(load_recipe(recipe, ["fit.seed=1"]), folds=3, bar=False)  # another recipe: nothing of it is there
+    assert len(trained) == 6
+
+
+def test_more_folds_than_patients(recipe: Path) -> None:
+    with pytest.raises(SplitError, match="there are 3 groups"):
+        crossval(load_recipe(recipe), folds=4, bar=False)
+
+
+def test_the_command_line_trains_compares_and_reports(recipe: Path, tmp_path: Path) -> None:
+    split = ["--set", "split.assign={P1: val, P2: test}"]
+    said = call("train", str(recipe), *split)
+    assert "report.html" in said
+    call("train", str(recipe), *split, "--set", f"out={tmp_path / 'other'}", "--set", "fit.seed=1")
+    said = call("compare", str(tmp_path / "run"), str(tmp_path / "other"))
+    assert "Whether that is chance cannot be told from one patient" in said
+    said = call("report", str(tmp_path / "run"), "--split", "val")
+    assert "report.html" in said
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Tumor" in page
+
+
+def test_a_comparison_wants_evaluations_of_the_same_patches(recipe: Path, tmp_path: Path) -> None:
+    call("crossval", str(recipe), "--folds", "3", "--set", "fit.keep=last")
+    with pytest.raises(EvaluationError, match="holds no evaluation"):
+        runs.compare_runs(tmp_path / "run", tmp_path)
+    said = call("compare", str(tmp_path / "run"), str(tmp_path / "run"))
+    assert "a difference of +0.000" in said
+    assert "So few patients cannot give a p below 0.25" in said
+
+
+def test_patches_are_classified_by_the_same_commands(recipe: Path, tmp_path: Path) -> None:
+    model = "model={encoder: resnet18, encoder_weights: null}"
+    more = [f"out={tmp_path / 'patches'}", "split.assign={P1: val, P2: test}", model, "task=classification"]
+    call("train", str(recipe), *(word for text in more for word in ("--set", text)))
+    found = json.loads((tmp_path / "patches/evaluation/test/metrics.json").read_text())
+    assert found["task"] == "classification"
+    assert found["classes"] == ["Background", "Tumor"]
