@@ -7,12 +7,13 @@ DATA ?= ../shared/data/glas
 OUT ?= runs/glas
 GROOVY := $(abspath $(VENV))/groovy.jar
 
-.PHONY: demo test lint unit notebooks glas qupath reading sampling fuzz kill bench clean help
+.PHONY: demo test lint unit notebooks glas glas-official nuclei qupath reading sampling fuzz kill bench clean help
 
 help:
 	@echo "make demo       the main job on the sample project (3 minutes after the install)"
 	@echo "make test       lint, types, import rules, tests, notebooks"
 	@echo "make glas DATA=folder   leave-one-patient-out on real colon tissue (GlaS)"
+	@echo "make glas-official DATA=folder   the challenge's own split (GPU); make nuclei DATA=folder   nuclei of 107 tiles"
 	@echo "make qupath     QuPath's files at size, against paquo (where there is one) and the geojson package"
 	@echo "make reading    patches beside openslide-python; make sampling: 100,000 patches from a million annotations"
 	@echo "make fuzz       100,000 damaged files; make kill: 200 killed write-backs"
@@ -52,6 +53,12 @@ notebooks: $(INSTALLED)
 
 glas: $(INSTALLED)
 	$(BIN)/python benchmarks/glas.py $(DATA) --out $(OUT)
+
+glas-official: $(INSTALLED)
+	$(BIN)/python benchmarks/glas_official.py $(DATA) --out runs/glas-official
+
+nuclei: $(INSTALLED)
+	$(BIN)/python benchmarks/nuclei.py $(DATA) --out runs/nuclei
 
 qupath: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/qupath.py

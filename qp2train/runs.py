@@ -24,11 +24,12 @@ from qp2train.core.leakage import Parts, leaks, report
 from qp2train.core.patches import PatchTable
 from qp2train.errors import LabelError, ProjectError, Qp2trainError, RecipeError, SplitError
 from qp2train.infer.crossval import Comparison, compare_evaluations
-from qp2train.infer.evaluate import evaluate
+from qp2train.infer.evaluate import evaluate, fit_temperature
 from qp2train.infer.evaluation import Evaluation
 from qp2train.infer.predict import predict
 from qp2train.infer.tiles import tiles
 from qp2train.infer.vectorise import AREA, vectorise
+from qp2train.learn.card import write_card
 from qp2train.learn.classification import Classification
 from qp2train.learn.fit import fit
 from qp2train.learn.models import Model
@@ -105,6 +106,9 @@ def train(recipe: Recipe, table: PatchTable, *, progress: bool = True) -> Model:
     val = table.select("val")
     arguments = {"out": recipe.out, "progress": progress, **recipe["fit"]}
     model = fit(network(recipe, table.labels), table.select("train"), val if len(val) else None, **arguments)
+    if len(val):
+        model = fit_temperature(model, val)
+        write_card(model, model.save(recipe.out / MODEL))
     table.save(recipe.out / TABLE)
     (recipe.out / RECIPE).write_text(recipe.text, encoding="utf-8")
     return model
@@ -146,7 +150,10 @@ def evaluate_run(run: str | Path, split: str) -> Evaluation:
         there = ", ".join(sorted(set(table.rows["split"])))
         raise SplitError(f"{run} has no patches of the split {split!r}; it has: {there}")
     found = evaluate(model, part)
-    found.save(evaluation_folder(_run_folder(run), split))
+    folder = _run_folder(run)
+    found.save(evaluation_folder(folder, split))
+    if split == "test" and (folder / MODEL).is_dir():
+        write_card(model, folder / MODEL, found.to_dict())
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ class ScoreMap:
         mpp: µm per map pixel.
         slide_mpp: µm per full-resolution pixel.
         labels: What the classes mean.
+        overlapping: A pixel may be of several classes: each class is where its own probability is above ½, the class
+            map has the most probable one of them, and background is what no class is.
     """
 
     scores: NDArray[np.uint8]
@@ -38,6 +40,7 @@ class ScoreMap:
     mpp: float
     slide_mpp: float
     labels: LabelMap
+    overlapping: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -57,9 +60,17 @@ class ScoreMap:
         probability: NDArray[np.float32] = plane.astype(np.float32) / np.float32(STEPS)
         return probability
 
+    def layer(self, class_name: str) -> ScoreMap:
+        """One class and all else, as a map of its own."""
+        value = self.labels.names.index(class_name)
+        there = np.where(self.scores[value] > STEPS / 2, np.uint8(value), np.uint8(BACKGROUND))
+        return replace(self, classmap=np.where(self.classmap == IGNORE, IGNORE, there), overlapping=False)
+
     def areas_mm2(self) -> dict[str, float]:
         """Class → predicted area in mm²."""
         counts = np.bincount(self.classmap.ravel(), minlength=IGNORE + 1)
+        if self.overlapping:
+            counts[1 : len(self.scores)] = [np.count_nonzero(plane > STEPS / 2) for plane in self.scores[1:]]
         px_mm2 = self.scale[0] * self.scale[1] * self.slide_mpp**2 / 1e6
         return {name: float(counts[i] * px_mm2) for i, name in enumerate(self.labels.names)}
 

@@ -16,7 +16,7 @@ from qp2train.core.geometry import Box
 from qp2train.core.labels import IGNORE, LabelMap
 from qp2train.core.patches import PatchTable
 from qp2train.errors import ModelError, NoAnnotationError
-from qp2train.infer.evaluation import Evaluation, Task
+from qp2train.infer.evaluation import Evaluation
 from qp2train.infer.predict import choose_device, temperature_of
 from qp2train.infer.scoring import Tally
 from qp2train.learn.classification import Classification
@@ -24,6 +24,7 @@ from qp2train.learn.classify import val_loader
 from qp2train.learn.data import plain_loader
 from qp2train.learn.models import Model
 from qp2train.learn.patchlabels import patch_labels
+from qp2train.learn.segmentation import Segmentation
 from qp2train.sampling.mask import Painter
 
 __all__ = ["Evaluation", "compare", "evaluate", "fit_temperature"]
@@ -60,10 +61,21 @@ def evaluate(
     """
     part, rows = _checked(model, table)
     temperature = temperature_of(model)
-    tally = Tally(part, model.labels.names, rows=rows, task=_task(model), boundary=boundary, objects=objects)
+    multilabel = _multilabel(model)
+    tally = Tally(
+        part,
+        model.labels.classes if multilabel else model.labels.names,
+        rows=rows,
+        task="classification" if isinstance(model.spec, Classification) else "segmentation",
+        multilabel=multilabel,
+        boundary=boundary,
+        objects=objects,
+    )
     for logits, truths in _batches(model, part, batch_size, device, workers):
-        for truth, scores in zip(truths.numpy(), (logits / temperature).softmax(dim=1).cpu().numpy(), strict=True):
-            tally.add(truth, scores)
+        scaled = logits / temperature
+        scores = scaled.sigmoid() if multilabel else scaled.softmax(dim=1)
+        for truth, score in zip(truths.numpy(), scores.cpu().numpy(), strict=True):
+            tally.add(truth, score)
     return tally.evaluation(model=model.id, temperature=temperature)
 
 
@@ -105,9 +117,10 @@ def fit_temperature(
     truths: list[NDArray[np.integer]] = []
     for batch, masks in _batches(model, part, batch_size, device, workers):
         for values, mask in zip(batch.cpu().numpy(), masks.numpy(), strict=True):
-            flat, labels = values.reshape(len(values), -1), mask.ravel()  # of a whole patch one "pixel"
+            labels = mask.ravel()  # of a whole patch one "pixel", of overlapping classes one per class
+            flat = values.ravel() if _multilabel(model) else values.reshape(len(values), -1).T
             drawn = rng.permutation(np.flatnonzero(labels != IGNORE))[:share]
-            logits.append(flat[:, drawn].T)
+            logits.append(flat[drawn])
             truths.append(labels[drawn].astype(np.int64))
     truth = np.concatenate(truths)
     if len(truth) == 0:
@@ -116,8 +129,9 @@ def fit_temperature(
     return replace(model, about={**model.about, "temperature": temperature})
 
 
-def _task(model: Model) -> Task:
-    return "classification" if isinstance(model.spec, Classification) else "segmentation"
+def _multilabel(model: Model) -> bool:
+    """Whether the model's classes may overlap: one logit and one mask per class, none for background."""
+    return isinstance(model.spec, Segmentation) and model.spec.multilabel
 
 
 def _checked(model: Model, table: PatchTable) -> tuple[PatchTable, NDArray[np.intp]]:
@@ -146,7 +160,7 @@ def _batches(
     if isinstance(model.spec, Classification):
         loader = val_loader(model.spec, table, batch_size, workers)
     else:
-        loader = plain_loader(table, batch_size=batch_size, workers=workers)
+        loader = plain_loader(table, batch_size=batch_size, workers=workers, multilabel=_multilabel(model))
     with torch.inference_mode():
         for pixels, truth in loader:
             yield net(pixels.to(chosen).contiguous()).float(), truth

@@ -19,7 +19,7 @@ from qp2train.core.calibration import Reliability
 from qp2train.core.confusion import Confusion
 from qp2train.core.curves import ScoreHistogram
 from qp2train.errors import EvaluationError
-from qp2train.infer.metrics import FORMAT, metrics, text
+from qp2train.infer.metrics import FORMAT, confusion, metrics, plain, text
 
 Task = Literal["segmentation", "classification"]
 
@@ -178,9 +178,8 @@ class Evaluation:
             raise EvaluationError(f"{folder} does not hold a readable evaluation: {error}") from error
         lengths = {"confusions": len(rows), "boundaries": len(rows), "objects": len(rows)}
         lengths |= dict.fromkeys(("histograms", "reliabilities"), len(found.patients))
-        for name, length in lengths.items():
-            if len(arrays[name]) != length:
-                raise EvaluationError(f"{folder}: {METRICS} and {COUNTS} are not of the same evaluation ({name})")
+        if any(len(arrays[name]) != n for name, n in lengths.items()) or plain(confusion(found)) != data["confusion"]:
+            raise EvaluationError(f"{folder}: {METRICS} and {COUNTS} are not of the same evaluation; evaluate again")
         return found
 
     def _confusion(self, matrix: NDArray[np.int64]) -> Confusion:

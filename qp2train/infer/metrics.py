@@ -32,7 +32,7 @@ def metrics(evaluation: Evaluation, *, resamples: int, seed: int) -> dict[str, A
     names = evaluation.names
     pooled, intervals = _pooled(evaluation, resamples=resamples, seed=seed)
     reliability = evaluation.reliability
-    data: dict[str, Any] = _plain(
+    data: dict[str, Any] = plain(
         {
             "format": FORMAT,
             "task": evaluation.task,
@@ -45,7 +45,7 @@ def metrics(evaluation: Evaluation, *, resamples: int, seed: int) -> dict[str, A
             "patients": _patients(evaluation),
             "slides": _grouped(evaluation, "slide"),
             "patches": evaluation.patches.to_dict(orient="records"),
-            "confusion": _confusion(evaluation),
+            "confusion": confusion(evaluation),
             "roc": {n: _roc(evaluation, n) for n in names},
             "pr": {n: _precision_recall(evaluation, n) for n in names},
             "calibration": {
@@ -127,7 +127,7 @@ def _grouped(evaluation: Evaluation, column: str) -> dict[str, Scores]:
     }
 
 
-def _confusion(evaluation: Evaluation) -> dict[str, Any]:
+def confusion(evaluation: Evaluation) -> dict[str, Any]:
     """Pixels (of classifications patches) and mm² by true (rows) and predicted class."""
     matrix = evaluation.confusions.sum(axis=0)
     area = matrix * (evaluation.mpp / 1000) ** 2 if evaluation.task == "segmentation" else None
@@ -167,14 +167,14 @@ def _objects(evaluation: Evaluation) -> dict[str, dict[str, float]]:
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Dictionaries, lists, numbers and texts; None for what is no finite number."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain(value.item())
     return None if isinstance(value, float) and not math.isfinite(value) else value

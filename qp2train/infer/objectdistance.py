@@ -110,7 +110,9 @@ def _nearest(own: Objects, other: Objects, boxes: list[Box]) -> float:
 
 def _points(objects: Objects, box: Box, number: int) -> Objects:
     """(N, 2) row and column of an object's pixels."""
-    return np.argwhere(objects[box] == number) + np.array([s.start for s in box])
+    inside: Objects = np.argwhere(objects[box] == number)
+    inside += np.array([s.start for s in box])
+    return inside
 
 
 def _hull(a: Box, b: Box) -> Box:

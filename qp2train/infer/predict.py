@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from skimage.morphology import dilation, disk, remove_small_holes
+from torch import nn
 
 from qp2train.core.geometry import Box
 from qp2train.core.labels import IGNORE
@@ -19,6 +20,7 @@ from qp2train.core.scores import STEPS, ScoreMap
 from qp2train.errors import ModelError
 from qp2train.infer.stitch import Stitcher, window_starts
 from qp2train.learn.models import Model
+from qp2train.learn.segmentation import Segmentation
 from qp2train.slides import Slide
 from qp2train.slides.tissue import tissue_mask
 
@@ -76,7 +78,9 @@ def predict(
 
         def wanted_cells(box: Box, size: tuple[int, int]) -> NDArray[np.bool_]:
             columns, rows = size
-            return _Wanted(_tissue(slide, box), rows, columns).rows(0, rows) if tissue else np.ones((rows, columns), bool)
+            if not tissue:
+                return np.ones((rows, columns), dtype=bool)
+            return _Wanted(_tissue(slide, box), rows, columns).rows(0, rows)
 
         return classify_slide(
             model,
@@ -95,6 +99,7 @@ def predict(
     # At exactly the model's scale, so that no picture is interpolated; the last pixel may reach half over the border.
     box = Box(0, 0, width * scale, height * scale)
     size, channels = model.size_px, len(model.labels.names)
+    overlapping = isinstance(model.spec, Segmentation) and model.spec.multilabel
     wanted = _Wanted(_tissue(slide, box) if tissue else np.ones((1, 1), dtype=bool), height, width)
     scores, classmap = _array((channels, height, width)), _array((height, width))
     stitcher = Stitcher(channels, height, width, size=size)
@@ -110,7 +115,8 @@ def predict(
                 side = size * scale
                 pixels = np.stack([slide.read(Box(x * scale, y * scale, side, side), (size, size)) for x in batch])
                 tensor = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).to(chosen)
-                for x, window in zip(batch, _probabilities(net, tensor, tta, temperature), strict=True):
+                found = _probabilities(net, tensor, tta, temperature, overlapping=overlapping)
+                for x, window in zip(batch, found, strict=True):
                     stitcher.add(window, x, y)
                 done += len(batch)
                 if progress is not None:
@@ -118,22 +124,32 @@ def predict(
             top, mean = stitcher.rows_above(finished)
             rows = slice(top, top + mean.shape[1])
             seen = wanted.rows(rows.start, rows.stop) & (mean.sum(axis=0) > 0)
+            if overlapping:
+                mean[0] = 1 - mean[1:].max(axis=0)
             scores[:, rows] = np.round(mean * STEPS).astype(np.uint8) * seen
             classmap[rows] = np.where(seen, mean.argmax(axis=0), IGNORE)
-    return ScoreMap(scores, classmap, box, model.mpp, slide.mpp, model.labels)
+    return ScoreMap(scores, classmap, box, model.mpp, slide.mpp, model.labels, overlapping)
 
 
 def _probabilities(
-    net: torch.nn.Module, pixels: torch.Tensor, tta: str, temperature: float = 1.0
+    net: torch.nn.Module, pixels: torch.Tensor, tta: str, temperature: float = 1.0, *, overlapping: bool = False
 ) -> NDArray[np.float32]:
-    """(B, C, H, W) softmax of logits / temperature, averaged over the eight symmetries of the square if asked."""
+    """(B, C, H, W) softmax of logits / temperature, averaged over the eight symmetries of the square if asked.
+
+    Of overlapping classes a sigmoid each, after a first channel that is kept for the background.
+    """
+
+    def said(view: torch.Tensor) -> torch.Tensor:
+        logits = net(view).float() / temperature
+        return nn.functional.pad(logits.sigmoid(), (0, 0, 0, 0, 1, 0)) if overlapping else logits.softmax(dim=1)
+
     if tta == "none":
-        return np.asarray((net(pixels).float() / temperature).softmax(dim=1).cpu().numpy())
+        return np.asarray(said(pixels).cpu().numpy())
     views = []
     for turns in range(4):
         for flip in (False, True):
             view = torch.rot90(pixels.flip(-1) if flip else pixels, turns, (-2, -1))
-            back = torch.rot90((net(view).float() / temperature).softmax(dim=1), -turns, (-2, -1))
+            back = torch.rot90(said(view), -turns, (-2, -1))
             views.append(back.flip(-1) if flip else back)
     return np.asarray(torch.stack(views).mean(dim=0).cpu().numpy())
 

@@ -134,12 +134,12 @@ class Tally:
     def _add_flags(self, row: int, place: int, truth: NDArray[np.integer], probabilities: Probabilities) -> None:
         """A patch whose classes may overlap: each is told from all else."""
         for value, (flags, p) in enumerate(zip(truth, probabilities, strict=True)):
-            said = (p >= 0.5).astype(np.uint8)
+            said = (p > 0.5).astype(np.uint8)
             self.confusions[row, value] = Confusion.of(flags, said, ("not", "yes")).matrix
             counted = flags != IGNORE
             there, p_there = flags[counted] == 1, p[counted]
             self.histograms[place, value] += ScoreHistogram.of_flags(there[None], p_there[None], ("yes",)).counts[0]
-            right = (p_there >= 0.5) == there
+            right = (p_there > 0.5) == there
             self.reliabilities[place] += Reliability.of_hits(np.maximum(p_there, 1 - p_there), right).sums
             self._measure(row, value, flags, said, 1)
         self.uncertainty[row] = (entr(probabilities) + entr(1 - probabilities)).mean() / np.log(2)

@@ -48,7 +48,7 @@ def vectorise(
     kind: Literal["annotation", "detection"] = "annotation",
     band: int = BAND,
 ) -> list[Annotation]:
-    """Turn each 4-connected object of the class map into one annotation.
+    """Turn each 4-connected object of the class map into one annotation; of each class's own, if they overlap.
 
     Without simplification, painting the annotations gives the class map back, pixel for pixel, holes
     and single pixels included. Background and what was not predicted make no objects.
@@ -84,7 +84,8 @@ def vectorise(
         )
     sx, sy = scores.scale
     px_um2 = sx * sy * scores.slide_mpp**2
-    found = components(scores, band=band)
+    maps = [scores.layer(name) for name in scores.labels.classes] if scores.overlapping else [scores]
+    found = [component for one in maps for component in components(one, band=band)]
     if separate:
         divided = {scores.labels.names.index(name) for name in separate}
         found = [d for c in found for d in (_divided(c, scores, waist) if c.value in divided else [c])]

@@ -58,10 +58,16 @@ class Augmentation:
 def apply(
     transform: A.Compose, image: NDArray[np.uint8], mask: NDArray[np.uint8], *, seed: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """One augmented (image H×W×3, mask H×W), both uint8. The same seed gives the same result in any process."""
+    """One augmented (image H×W×3, mask H×W), both uint8. The same seed gives the same result in any process.
+
+    A mask may be several, (C, H, W).
+    """
     if not transform.transforms:
         return image, mask
     transform.set_random_seed(seed)
+    if mask.ndim == 3:
+        several = transform(image=image, masks=list(mask))
+        return several["image"], np.stack(several["masks"])
     out = transform(image=image, mask=mask)
     return out["image"], out["mask"]
 

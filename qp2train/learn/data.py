@@ -13,6 +13,7 @@ from qp2train.core.geometry import Box
 from qp2train.core.patches import PatchTable
 from qp2train.learn.augment import Augmentation, apply
 from qp2train.learn.order import EpochOrder, Key, RowOrder
+from qp2train.sampling.layers import LayerPainter
 from qp2train.sampling.mask import Painter
 from qp2train.sampling.patchcache import PatchCache
 from qp2train.slides import Slide, open_slide
@@ -28,13 +29,14 @@ class PatchDataset(Dataset[Item]):
     """The patches of a table with their masks, painted when asked for.
 
     Items are asked for by (row, seed) and are (image 3×H×W, mask H×W), both uint8. Slides are opened on
-    first use in each process, never pickled.
+    first use in each process, never pickled. With `multilabel` the mask is C×H×W, a layer per class.
 
     Args:
         table: The patches.
         augmentation: What is done to picture and mask.
         cache: Where patches are kept on disk; None = in memory, up to `CACHE_BYTES`.
         scaled_decode: As for `open_slide`.
+        multilabel: Classes may overlap, see `LayerPainter`.
     """
 
     def __init__(
@@ -44,16 +46,18 @@ class PatchDataset(Dataset[Item]):
         *,
         cache: PatchCache | None = None,
         scaled_decode: bool = False,
+        multilabel: bool = False,
     ) -> None:
-        self.table = table
+        self.table, self.multilabel = table, multilabel
         self.augmentation = augmentation or Augmentation(table.size_px, "none")
         self._transform = self.augmentation.compose()
         self._entries = table.rows["entry"].tolist()
         self._xy = table.rows[["x", "y"]].to_numpy()
         self._stored, self._scaled_decode = cache, scaled_decode
-        self._open: OrderedDict[str, tuple[Slide, Painter]] = OrderedDict()
+        self._open: OrderedDict[str, tuple[Slide, Painter, LayerPainter | None]] = OrderedDict()
         self._cache: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
-        self._cached_items = CACHE_BYTES // (self.augmentation.read_px**2 * 4)
+        layers = len(table.labels.classes) if multilabel else 1
+        self._cached_items = CACHE_BYTES // (self.augmentation.read_px**2 * (3 + layers))
 
     def __len__(self) -> int:
         return len(self.table)
@@ -64,7 +68,7 @@ class PatchDataset(Dataset[Item]):
         return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1), torch.from_numpy(mask)
 
     def raw(self, row: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """The patch as read, with the margin that the augmentation wants: image H×W×3, mask H×W, uint8."""
+        """The patch as read, with the margin that the augmentation wants: image H×W×3, mask H×W (C×H×W), uint8."""
         if row in self._cache:
             return self._cache[row]
         pair = self._stored.get(row) if self._stored is not None else None
@@ -72,6 +76,8 @@ class PatchDataset(Dataset[Item]):
             pair = self._read(row)
             if self._stored is not None:
                 self._stored.put(row, *pair)
+        if self.multilabel:  # the folder holds one mask per patch, which layers are not
+            pair = pair[0], self._layers(row)
         if self._stored is None and len(self._cache) < self._cached_items:
             self._cache[row] = pair
         return pair
@@ -80,20 +86,29 @@ class PatchDataset(Dataset[Item]):
         return self.__dict__ | {"_open": OrderedDict(), "_cache": {}}
 
     def _read(self, row: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        entry, (x, y), px = self._entries[row], self._xy[row], self.augmentation.read_px
-        side = self.table.side_px(entry)
-        margin = side * (px / self.table.size_px - 1) / 2
-        box = Box(x - margin, y - margin, side + 2 * margin, side + 2 * margin)
-        slide, painter = self._opened(entry)
+        box, px = self._box(row), self.augmentation.read_px
+        slide, painter, _ = self._opened(self._entries[row])
         return slide.read(box, (px, px)), painter.paint(box, (px, px))
 
-    def _opened(self, entry: str) -> tuple[Slide, Painter]:
+    def _layers(self, row: int) -> NDArray[np.uint8]:
+        px, painter = self.augmentation.read_px, self._opened(self._entries[row])[2]
+        assert painter is not None
+        return painter.paint(self._box(row), (px, px))
+
+    def _box(self, row: int) -> Box:
+        (x, y), side = self._xy[row], self.table.side_px(self._entries[row])
+        margin = side * (self.augmentation.read_px / self.table.size_px - 1) / 2
+        return Box(x - margin, y - margin, side + 2 * margin, side + 2 * margin)
+
+    def _opened(self, entry: str) -> tuple[Slide, Painter, LayerPainter | None]:
         if entry in self._open:
             self._open.move_to_end(entry)
             return self._open[entry]
         ref = self.table.slides[entry]
         slide = open_slide(ref.path, mpp=ref.mpp, view=ref.view, scaled_decode=self._scaled_decode)
-        self._open[entry] = slide, Painter(ref.annotations, self.table.labels, slide_size=ref.size)
+        drawn, labels = ref.annotations, self.table.labels
+        layers = LayerPainter(drawn, labels, slide_size=ref.size) if self.multilabel else None
+        self._open[entry] = slide, Painter(drawn, labels, slide_size=ref.size), layers
         if len(self._open) > OPEN_SLIDES:
             self._open.popitem(last=False)[1][0].close()
         return self._open[entry]
@@ -115,10 +130,11 @@ def train_loader(
     workers: int,
     cache: PatchCache | None = None,
     scaled_decode: bool = False,
+    multilabel: bool = False,
 ) -> DataLoader[Item]:
     """Shuffled, augmented batches; the last incomplete batch of an epoch is dropped if there is a full one."""
     return DataLoader(
-        PatchDataset(table, augmentation, cache=cache, scaled_decode=scaled_decode),
+        PatchDataset(table, augmentation, cache=cache, scaled_decode=scaled_decode, multilabel=multilabel),
         batch_sampler=EpochOrder(table, batch_size=batch_size, seed=seed, balanced=balanced),
         collate_fn=_collated,
         num_workers=workers,
@@ -128,11 +144,17 @@ def train_loader(
 
 
 def plain_loader(
-    table: PatchTable, *, batch_size: int, workers: int = 0, scaled_decode: bool = False, dealt: bool = False
+    table: PatchTable,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    scaled_decode: bool = False,
+    multilabel: bool = False,
+    dealt: bool = False,
 ) -> DataLoader[Item]:
     """Every patch once, in row order, as it is; `dealt` among the processes of a distributed training."""
     return DataLoader(
-        PatchDataset(table, scaled_decode=scaled_decode),
+        PatchDataset(table, scaled_decode=scaled_decode, multilabel=multilabel),
         batch_size=batch_size,
         sampler=RowOrder(len(table)) if dealt else [(row, 0) for row in range(len(table))],
         collate_fn=_collated,

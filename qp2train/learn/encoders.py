@@ -28,7 +28,16 @@ from torch import nn
 from qp2train.errors import ModelError
 from qp2train.learn.foundation import FOUNDATION, MEAN, STD, Architecture, foundation_of
 
-__all__ = ["MEAN", "STD", "architecture_of", "load_encoder", "load_named", "pretrained_encoder", "read_weights"]
+__all__ = [
+    "MEAN",
+    "STD",
+    "architecture_of",
+    "load_encoder",
+    "load_named",
+    "pretrained_encoder",
+    "read_weights",
+    "weights_file",
+]
 
 log = logging.getLogger(__name__)
 
@@ -115,8 +124,9 @@ def pretrained_encoder(encoder: str, weights: str | None, architecture: Architec
     if weights is None:
         return architecture.create()
     if weights != PUBLISHED or foundation_of(encoder) is not None or _HUB.fullmatch(encoder) is not None:
+        file = weights_file(encoder, weights)  # before the network is made, which may take 4.5 GB
         net = architecture.create()
-        load_named(net, encoder, weights)
+        load_named(net, encoder, file)
         return net
     try:
         return architecture.create(pretrained=True)
@@ -131,18 +141,21 @@ def pretrained_encoder(encoder: str, weights: str | None, architecture: Architec
         return architecture.create()
 
 
-def load_named(net: nn.Module, encoder: str, weights: str) -> None:
-    """Load the weights of a foundation encoder or hub model by its name, or of any encoder from a file or folder.
+def weights_file(encoder: str, weights: str) -> Path:
+    """Where the weights of a foundation encoder or hub model are, or those that were named for any encoder.
 
     Args:
-        net: The encoder's network.
         encoder: Its name.
         weights: "imagenet" = those published for it, from the hub's cache or the hub; a file; a folder with one.
 
     Raises:
-        ModelError: As `pretrained_encoder`.
+        ModelError: They are not there; it says which file is wanted, where it can be had and where to put it.
     """
-    file = _from_hub(encoder) if weights == PUBLISHED else _named_file(encoder, Path(weights))
+    return _from_hub(encoder) if weights == PUBLISHED else _named_file(encoder, Path(weights))
+
+
+def load_named(net: nn.Module, encoder: str, file: Path) -> None:
+    """Load an encoder's weights as its publishers named them: see `load_encoder`."""
     known = foundation_of(encoder)
     load_encoder(net, file, prefix=known.prefix if known is not None else "")
     log.info("the encoder %s starts from %s", encoder, file)

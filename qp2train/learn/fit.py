@@ -23,10 +23,12 @@ from qp2train.errors import NoAnnotationError, Qp2trainError
 from qp2train.learn import classify, tasks
 from qp2train.learn.augment import Augmentation, Strength
 from qp2train.learn.averaging import Averaging
+from qp2train.learn.card import trained_on, write_card
 from qp2train.learn.checkpoints import LAST, AtomicFiles, Checkpoints, restore, resumable_state
 from qp2train.learn.classification import Classification, ClassificationNet
 from qp2train.learn.classweights import ClassWeights
 from qp2train.learn.hardware import Accelerator, Compiled, Hardware, Precision, Reseed, quiet_lightning, seeded
+from qp2train.learn.losses import CE_AND_DICE
 from qp2train.learn.models import Model, Net, Spec, model_id, package_versions
 from qp2train.learn.schedule import Optimisation, PlateauWatch, Schedule
 from qp2train.learn.segmentation import Segmentation, SegmentationNet
@@ -64,7 +66,7 @@ def fit(
     *,
     epochs: int = 30,
     batch_size: int = 16,
-    loss: str = "ce + dice",
+    loss: str = CE_AND_DICE,
     class_weights: ClassWeights = None,
     label_smoothing: float = 0.0,
     lr: float = 1e-3,
@@ -233,6 +235,7 @@ def fit(
             # Processes that were started for the training alone have taken what they knew with them.
             "history": tracking.rows or read_rows(run),
             "patches": {"train": len(train), "val": len(val) if val is not None else 0},
+            "data": trained_on(train, val),
             "table": train.digest(),
             "encoder_weights": spec.encoder_weights,
             "versions": package_versions(),
@@ -241,7 +244,7 @@ def fit(
     net = task.net.cpu().eval()
     model = Model(model_id(chosen, net), spec, net, train.size_px, train.mpp, about)
     if out is not None and trainer.is_global_zero:
-        model.save(run / "model")
+        write_card(model, model.save(run / "model"))
         rows = [t.rows.assign(split=s) for s, t in (("train", train), ("val", val)) if t is not None]
         slides = {**train.slides, **(val.slides if val is not None else {})}
         replace(train, rows=pd.concat(rows, ignore_index=True), slides=slides).save(run / "patches.parquet")
@@ -262,8 +265,12 @@ def prepared(
     """The task that trains a network, and the loaders of its patches."""
     match spec, net:
         case Segmentation(), SegmentationNet():
+            if optimisation.layer_decay != 1:
+                raise Qp2trainError("layer_decay is for classifiers; a segmentation network has one learning rate")
             return tasks.prepare(spec, net, train, val, optimisation, loss=loss, **more)
         case Classification(), ClassificationNet():
+            if loss != CE_AND_DICE:
+                raise Qp2trainError(f"loss={loss!r} is for segmentation; a classifier is trained by cross-entropy")
             return classify.prepare(spec, net, train, val, optimisation, **more)
     raise TypeError(f"{type(spec).__name__} is nothing that can be trained")
 

@@ -184,7 +184,7 @@ FOUNDATION: Mapping[str, Foundation] = {
     "gigapath": Foundation(
         Architecture(
             "vit_giant_patch14_dinov2",
-            {**_VIT, "patch_size": 16, "embed_dim": 1536, "depth": 40, "num_heads": 24, "mlp_ratio": 5.33334},
+            {**_VIT, "patch_size": 16, "mlp_ratio": 5.33334},
         ),
         "prov-gigapath/prov-gigapath",
         "Apache-2.0; research only",

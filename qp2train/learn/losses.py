@@ -19,6 +19,8 @@ FOCUS = 2.0
 # Weight of a wrongly and of a wrongly not predicted pixel: what is missed costs more (Salehi et al., 2017).
 FALSE_POSITIVE, FALSE_NEGATIVE = 0.3, 0.7
 
+# What a segmentation network is trained by unless something else is asked for.
+CE_AND_DICE = "ce + dice"
 LOSSES = ("ce", "dice", "jaccard", "focal", "tversky", "lovasz")
 Term = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -50,7 +52,7 @@ class SegmentationLoss(nn.Module):
 
     def __init__(
         self,
-        terms: str = "ce + dice",
+        terms: str = CE_AND_DICE,
         *,
         label_smoothing: float = 0.0,
         class_weights: Sequence[float] | None = None,

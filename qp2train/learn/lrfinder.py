@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 from lightning.pytorch.tuner.tuning import Tuner
 
 from qp2train.core.patches import PatchTable
@@ -17,8 +18,14 @@ from qp2train.learn.augment import Augmentation, Strength
 from qp2train.learn.classweights import ClassWeights
 from qp2train.learn.fit import prepared
 from qp2train.learn.hardware import Accelerator, Hardware, Precision, quiet_lightning, seeded
+from qp2train.learn.losses import CE_AND_DICE
 from qp2train.learn.models import Spec
 from qp2train.learn.schedule import Optimisation
+
+# Share of a running mean of the losses that stays at each step, in Lightning's finder.
+MEAN = 0.98
+# Steps that a proposal needs.
+FEWEST = 15
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ def find_lr(
     train: PatchTable,
     *,
     batch_size: int = 16,
-    loss: str = "ce + dice",
+    loss: str = CE_AND_DICE,
     class_weights: ClassWeights = None,
     weight_decay: float = 1e-2,
     augment: Strength = "medium",
@@ -117,9 +124,11 @@ def find_lr(
             found = Tuner(trainer).lr_find(
                 task, loader, min_lr=lowest, max_lr=highest, num_training=steps, update_attr=False
             )
-    proposed = found.suggestion() if found is not None else None
-    if found is None or proposed is None:
-        raise Qp2trainError(
-            f"{steps} steps were too few to see the loss fall: give more steps, or a lower highest rate"
-        )
-    return LearningRates(tuple(found.results["lr"]), tuple(found.results["loss"]), float(proposed))
+    if found is None or len(found.results["loss"]) < FEWEST:
+        raise Qp2trainError("the loss burst at once: give a lower lowest rate")
+    steps_done = np.arange(1, len(found.results["loss"]) + 1)
+    # Lightning corrects its running mean as if there had been a step more.
+    losses = np.array(found.results["loss"]) * (1 - MEAN ** (steps_done + 1)) / (1 - MEAN**steps_done)
+    inner = slice(10, -1)  # the first steps are of a few batches only
+    proposed = np.array(found.results["lr"])[inner][np.gradient(losses[inner]).argmin()]
+    return LearningRates(tuple(found.results["lr"]), tuple(losses.tolist()), float(proposed))

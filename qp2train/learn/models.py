@@ -21,6 +21,7 @@ from torch import nn
 from qp2train.core.labels import LabelMap
 from qp2train.errors import LabelError, ModelError
 from qp2train.learn.classification import Classification, ClassificationNet
+from qp2train.learn.foundation import foundation_of
 from qp2train.learn.lora import merged_state
 from qp2train.learn.modelfiles import CARD, WEIGHTS, open_model
 from qp2train.learn.segmentation import Segmentation, SegmentationNet
@@ -96,6 +97,9 @@ class Model:
             "normalisation": {k: [round(v / 255, 6) for v in getattr(self.net, k).flatten().tolist()] for k in _PIXELS},
             "about": self.about,
         }
+        published = foundation_of(self.spec.encoder)
+        if published is not None:  # whose terms hold for what was made of it too
+            card["encoder_source"] = {"url": published.url, "licence": published.licence}
         if isinstance(self.net, ClassificationNet):
             card["encoder"] = self.net.architecture.to_dict()
         (new / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False), encoding="utf-8")

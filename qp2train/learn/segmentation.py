@@ -17,7 +17,7 @@ from torch import nn
 
 from qp2train.core.labels import LabelMap
 from qp2train.errors import ModelError
-from qp2train.learn.encoders import load_encoder, load_named
+from qp2train.learn.encoders import load_encoder, load_named, weights_file
 from qp2train.learn.foundation import MEAN, STD, Architecture, foundation_of
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,8 @@ class Segmentation:
             None to start from scratch. Of a foundation encoder: "imagenet" = its own weights, a file or a folder with
             them; an error if they cannot be had.
         options: Further keyword arguments of the architecture, as smp names them (`decoder_channels`, …).
+        multilabel: Classes may overlap: each is told from all else by itself, and there is no background. See
+            `LayerPainter` for what an annotation then says.
     """
 
     labels: LabelMap
@@ -44,6 +46,12 @@ class Segmentation:
     encoder: str = "resnet34"
     encoder_weights: str | None = "imagenet"
     options: Mapping[str, Any] = field(default_factory=dict)
+    multilabel: bool = False
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The classes in the order of the logits: background first, unless classes may overlap."""
+        return self.labels.classes if self.multilabel else self.labels.names
 
     def __post_init__(self) -> None:
         if self.encoder_weights is not None:
@@ -92,10 +100,14 @@ class Segmentation:
                 f"{self.arch!r} cannot be built on {self.encoder!r}, a vision transformer: "
                 "use arch='dpt', or another encoder"
             )
+        if "depth" in architecture.options:
+            raise ModelError(f"{self.encoder!r} cannot be a segmentation's encoder: smp takes its depth for its own")
+        named = self.encoder_weights
+        file = None if named is None else weights_file(self.encoder, named)
         options = {"dynamic_img_size": True, **architecture.arguments(), **self.options}
         net = replace(self, encoder=f"tu-{architecture.name}")._create(None, **options)
-        if self.encoder_weights is not None:
-            load_named(net.get_submodule("encoder.model"), self.encoder, self.encoder_weights)
+        if file is not None:
+            load_named(net.get_submodule("encoder.model"), self.encoder, file)
         return SegmentationNet(net, mean=architecture.mean, std=architecture.std)
 
     def _create(self, weights: str | None, **options: Any) -> nn.Module:
@@ -105,7 +117,7 @@ class Segmentation:
                 self.arch,
                 self.encoder,
                 encoder_weights=weights,
-                classes=len(self.labels.names),
+                classes=len(self.outputs),
                 **options,
             )
         except (KeyError, TypeError, ValueError) as error:

@@ -17,7 +17,7 @@ from qp2train.core.patches import PatchTable
 from qp2train.learn.augment import Augmentation
 from qp2train.learn.classweights import ClassWeights, class_weights
 from qp2train.learn.data import Item, plain_loader, train_loader
-from qp2train.learn.losses import SegmentationLoss
+from qp2train.learn.losses import CE_AND_DICE, SegmentationLoss
 from qp2train.learn.schedule import Optimisation
 from qp2train.learn.segmentation import Segmentation, SegmentationNet
 from qp2train.sampling.patchcache import PatchCache
@@ -28,7 +28,7 @@ class SegmentationTask(pl.LightningModule):
 
     Args:
         net: The network.
-        names: Class names, background first.
+        names: Class names, background first; of overlapping classes those of the logits.
         optimisation: Optimiser and schedule.
         loss: Of logits and mask.
     """
@@ -45,7 +45,7 @@ class SegmentationTask(pl.LightningModule):
         super().__init__()
         self.net, self.loss = net, loss
         self.names, self.optimisation = names, optimisation
-        self.confusion = Confusion.empty(names)
+        self.confusions = self._empty()
 
     def step(self, batch: tuple[torch.Tensor, torch.Tensor], stage: str) -> torch.Tensor:
         pixels, mask = batch
@@ -54,9 +54,18 @@ class SegmentationTask(pl.LightningModule):
         count = len(mask)
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=count, prog_bar=True, sync_dist=True)
         if stage == "val":
-            predicted = logits.argmax(dim=1).cpu().numpy().astype(np.uint8)
-            self.confusion += Confusion.of(mask.cpu().numpy(), predicted, self.names)
+            predicted = (logits > 0).transpose(0, 1) if self.loss.multilabel else logits.argmax(dim=1)[None]
+            truth = mask.transpose(0, 1) if self.loss.multilabel else mask[None]
+            pairs = zip(truth.cpu().numpy(), predicted.cpu().numpy().astype(np.uint8), strict=True)
+            counted = (Confusion.of(*pair, c.names) for pair, c in zip(pairs, self.confusions, strict=True))
+            self.confusions = [c + more for c, more in zip(self.confusions, counted, strict=True)]
         return loss
+
+    def _empty(self) -> list[Confusion]:
+        """One of all classes; of overlapping classes one each."""
+        if self.loss.multilabel:
+            return [Confusion.empty(("", name)) for name in self.names]
+        return [Confusion.empty(self.names)]
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
         return self.step(batch, "train")
@@ -65,20 +74,24 @@ class SegmentationTask(pl.LightningModule):
         return self.step(batch, "val")
 
     def on_validation_epoch_start(self) -> None:
-        self.confusion = Confusion.empty(self.names)
+        self.confusions = self._empty()
 
     def on_validation_epoch_end(self) -> None:
         """Dice over all validation pixels together, so that a small class weighs as much as a large one.
 
         Together also means: those of all processes of a distributed training.
         """
-        own = torch.from_numpy(self.confusion.matrix).to(self.device)
-        confusion = replace(self.confusion, matrix=self.trainer.strategy.reduce(own, reduce_op="sum").cpu().numpy())
-        for name, value in confusion.dice().items():
+        own = torch.from_numpy(np.stack([c.matrix for c in self.confusions])).to(self.device)
+        matrices = self.trainer.strategy.reduce(own, reduce_op="sum").cpu().numpy()
+        found = [replace(c, matrix=matrix) for c, matrix in zip(self.confusions, matrices, strict=True)]
+        dice = {name: value for confusion in found for name, value in confusion.dice().items() if name}
+        for name, value in dice.items():
             if not np.isnan(value):
                 self.log(f"val/dice/{name}", value, sync_dist=True)
-        mean = confusion.mean_dice()
-        self.log(self.monitor, 0.0 if np.isnan(mean) else mean, prog_bar=True, sync_dist=True)
+        # Of the classes without background; of overlapping ones, "" is all else.
+        known = [v for name, v in dice.items() if name != found[0].names[0] and not np.isnan(v)]
+        mean = float(np.mean(known)) if known else 0.0
+        self.log(self.monitor, mean, prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         return self.optimisation.configured(self.parameters(), self.trainer)
@@ -109,16 +122,14 @@ def prepare(
     scaled_decode: bool = False,
     label_smoothing: float = 0.0,
     weights: ClassWeights = None,
-    loss: str = "ce + dice",
+    loss: str = CE_AND_DICE,
 ) -> Prepared:
     """The task and the loaders of a training; the arguments are those of `fit`."""
     chosen = class_weights(weights, train, balanced=balanced, seed=seed)
-    task = SegmentationTask(
-        net,
-        spec.labels.names,
-        optimisation,
-        SegmentationLoss(loss, label_smoothing=label_smoothing, class_weights=chosen),
-    )
+    if chosen is not None and spec.multilabel:
+        chosen = chosen[1:]  # there is no background
+    how = SegmentationLoss(loss, label_smoothing=label_smoothing, class_weights=chosen, multilabel=spec.multilabel)
+    task = SegmentationTask(net, spec.outputs, optimisation, how)
     kept = None
     if cache is not None:
         kept = PatchCache(cache, train, px=augmentation.read_px, scaled_decode=scaled_decode, limit_gb=cache_gb)
@@ -131,8 +142,16 @@ def prepare(
         workers=workers,
         cache=kept,
         scaled_decode=scaled_decode,
+        multilabel=spec.multilabel,
     )
     if val is None:
         return Prepared(task, loader, None)
-    held = plain_loader(val, batch_size=batch_size, workers=workers, scaled_decode=scaled_decode, dealt=True)
+    held = plain_loader(
+        val,
+        batch_size=batch_size,
+        workers=workers,
+        scaled_decode=scaled_decode,
+        multilabel=spec.multilabel,
+        dealt=True,
+    )
     return Prepared(task, loader, held)

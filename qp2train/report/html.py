@@ -14,7 +14,17 @@ from qp2train.core.labels import LabelMap
 from qp2train.report.plots import DATA, METRICS, learning_plots, reliability_plot, threshold_plots
 from qp2train.report.svg import swatch
 from qp2train.report.traced import Traced, pointer
-from qp2train.report.words import BACKGROUND, LOWER_IS_BETTER, SAID, has_intervals, headline, plural, summary, warnings
+from qp2train.report.words import (
+    BACKGROUND,
+    LEFT_OUT,
+    LOWER_IS_BETTER,
+    SAID,
+    has_intervals,
+    headline,
+    plural,
+    summary,
+    warnings,
+)
 
 Kind = Literal["best", "median", "worst", "uncertain", "slide"]
 GALLERIES: Mapping[Kind, tuple[str, str]] = {
@@ -120,7 +130,7 @@ def report_html(facts: Facts, pictures: Sequence[Picture] = ()) -> str:
         warnings=list(warnings(traced)),
         summary=summary(traced),
         intervals=has_intervals(traced),
-        headline=headline(pooled),
+        headline=headline(metrics),
         columns=_columns(pooled, metrics),
         overall=[m for m, values in pooled.items() if isinstance(values, Mapping) and values.get("all") is not None],
         others=[m for kind in ("boundary", "objects") for m in _keys(metrics.get(kind) or {})],
@@ -140,15 +150,15 @@ def _columns(pooled: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]
     """The metrics that each class has, in the order of `SAID`."""
     classes = set(metrics.get("classes") or ())
     there = [m for m, values in pooled.items() if isinstance(values, Mapping) and classes & set(values)]
-    if metrics.get("task") == "segmentation" and "dice" in there:
-        there = [m for m in there if m != "f1"]  # of pixels the same number
+    there = [m for m in there if m not in LEFT_OUT.get(metrics.get("task", ""), ())]
     known = [m for m in SAID if m in there]
     return known + [m for m in there if m not in SAID]
 
 
 def _keys(rows: Mapping[str, Any]) -> list[str]:
-    """The metrics of the classes that have some."""
-    return list(dict.fromkeys(key for values in rows.values() if isinstance(values, Mapping) for key in values))
+    """The metrics of classes; none if nothing could be measured."""
+    known = (values for values in rows.values() if isinstance(values, Mapping))
+    return list(dict.fromkeys(key for values in known if any(v is not None for v in values.values()) for key in values))
 
 
 def _share(row: Sequence[float], column: int) -> Markup:

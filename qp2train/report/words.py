@@ -35,7 +35,12 @@ LOWER_IS_BETTER = frozenset({"ece", "hd95_um", "assd_um", "hausdorff_um"})
 BACKGROUND = "Background"
 FEW_PATIENTS = 10
 # One number for all: the first of these that was computed.
-HEADLINES = (("dice", "mean"), ("f1", "mean"), ("balanced_accuracy", "all"), ("accuracy", "all"))
+HEADLINES = {
+    "segmentation": (("dice", "mean"), ("iou", "mean"), ("balanced_accuracy", "all")),
+    "classification": (("balanced_accuracy", "all"), ("f1", "mean"), ("accuracy", "all")),
+}
+# Twice the same number, or one that is for areas.
+LEFT_OUT = {"segmentation": frozenset({"f1"}), "classification": frozenset({"dice", "iou"})}
 
 Path = tuple[str | int, ...]
 
@@ -62,8 +67,7 @@ class Summary:
 
 def summary(traced: Traced) -> Summary | None:
     """None if there is no evaluation."""
-    pooled = traced.get(METRICS, "pooled") or {}
-    metric = headline(pooled)
+    metric = headline(traced.get(METRICS) or {})
     if metric is None:
         return None
     per_class = metric[0] if metric[1] == "mean" else "recall"
@@ -84,9 +88,10 @@ def summary(traced: Traced) -> Summary | None:
     )
 
 
-def headline(scores: Mapping[str, Any]) -> tuple[str, str] | None:
+def headline(metrics: Mapping[str, Any]) -> tuple[str, str] | None:
     """(metric, key) of the one number for all."""
-    return next(((m, k) for m, k in HEADLINES if (scores.get(m) or {}).get(k) is not None), None)
+    scores, known = metrics.get("pooled") or {}, HEADLINES.get(metrics.get("task", ""), ())
+    return next(((m, k) for m, k in known if (scores.get(m) or {}).get(k) is not None), None)
 
 
 def _mistake(rows: Any) -> tuple[int, int] | None:

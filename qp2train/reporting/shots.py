@@ -22,6 +22,7 @@ from qp2train.learn.segmentation import Segmentation
 from qp2train.report.figures import outlined
 from qp2train.report.html import Kind, Picture
 from qp2train.report.overlay import beside, heated, jpeg, nearest, truth_and_prediction
+from qp2train.report.words import plural
 from qp2train.reporting.classified import Said, classified, rows_by_place
 from qp2train.sampling.mask import Painter
 from qp2train.slides import open_slide
@@ -119,13 +120,13 @@ def patch_shots(
     for entry in dict.fromkeys(str(patches[i].get("entry")) for i in wanted):
         ref, here = table.slides.get(entry), [i for i in wanted if str(patches[i].get("entry")) == entry]
         if ref is None:
-            missing.append(f"{len(here)} pictures of {entry} are left out: the run's patches do not know this image.")
+            missing.append(f"Left out: {_count_of(here)} of {entry}, an image that the run's patches do not know.")
             continue
         try:
             drawn.update(zip(here, _drawn(ref, patches, here, table, model, device), strict=True))
         except (SlideError, OSError) as error:
             log.warning("%s: no pictures in the report: %s", ref.name, error)
-            missing.append(f"{len(here)} pictures of {ref.name} are left out, as the slide cannot be read: {error}")
+            missing.append(f"Left out: {_count_of(here)} of {ref.name}, as the slide cannot be read: {error}")
     pictures = []
     for kind, indices in chosen.items():
         for i in (i for i in indices if i in drawn):
@@ -164,12 +165,17 @@ def slide_shots(
             picture = _whole(ref, table, model, device)
         except (SlideError, OSError) as error:
             log.warning("%s: no picture in the report: %s", ref.name, error)
-            missing.append(f"The picture of {ref.name} is left out, as the slide cannot be read: {error}")
+            missing.append(f"Left out: the whole of {ref.name}, as the slide cannot be read: {error}")
             continue
         predicted = " and beside it with the model’s prediction" if model is not None else ""
         alt = f"The whole slide {ref.name} with what was annotated{predicted}"
         pictures.append(Picture("slide", jpeg(picture), picture.shape[1], picture.shape[0], alt, slide=ref.name))
     return Shots(pictures, missing)
+
+
+def _count_of(pictures: Sequence[int]) -> str:
+    """So many pictures, in words."""
+    return f"{len(pictures)} {plural(len(pictures), 'picture')}"
 
 
 class _Drawn(NamedTuple):
@@ -220,11 +226,14 @@ def _of_class(picture: NDArray[np.uint8], truth: NDArray[np.uint8], said: Said |
 
 
 def _classes(model: Model, pixels: NDArray[np.uint8], device: str) -> NDArray[np.uint8]:
-    """H×W×3 → H×W: the most probable class of each pixel."""
+    """H×W×3 → H×W: the most probable class of each pixel; of overlapping classes, background where none is probable."""
     chosen = choose_device(device)
     tensor = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].to(chosen)
     with torch.inference_mode():
-        classes = model.net.to(chosen).eval()(tensor).argmax(dim=1)[0]
+        logits = model.net.to(chosen).eval()(tensor)[0]
+        if isinstance(model.spec, Segmentation) and model.spec.multilabel:
+            logits = torch.cat([torch.zeros_like(logits[:1]), logits])  # a logit of 0 is a probability of one half
+        classes = logits.argmax(dim=0)
     return np.asarray(classes.cpu().numpy(), dtype=np.uint8)
 
 

@@ -21,6 +21,7 @@ from qp2train.reporting.shots import Shots, patch_shots, slide_shots
 
 REPORT, RECIPE, TABLE = "report.html", "recipe.yaml", "patches.parquet"
 MODEL = Path("model", "model.json")
+FOLD, POOLED = "fold-1", "cross-validation"  # of a cross-validation, whose models are its folds'
 
 
 def write_report(
@@ -33,7 +34,8 @@ def write_report(
 
     Args:
         run: The run's folder.
-        split: Which evaluation; where the run has none of "test", that of "val" is shown, with a warning.
+        split: Which evaluation; where the run has none of "test", that of its cross-validation is shown, or that of
+            "val", with a warning.
         patches: How many best, typical, worst and most uncertain patches are shown.
         slides: How many whole slides are predicted and shown, worst and best among them. Each takes as long as
             `predict`.
@@ -47,11 +49,10 @@ def write_report(
         Qp2trainError: A file of the run is damaged, or the report could not be written.
     """
     folder = Path(run)
-    about = _json(folder / MODEL)
-    if about is None:
-        raise ModelError(f"{folder} is no run folder: {MODEL} is missing")
-    if split == "test" and not _evaluation(folder, "test").is_file() and _evaluation(folder, "val").is_file():
-        split = "val"
+    about = _model(folder)
+    if split == "test":
+        there = [s for s in ("test", POOLED, "val") if _evaluation(folder, s).is_file()]
+        split = there[0] if there else split
     file = _evaluation(folder, split)
     metrics = _json(file)
     table = PatchTable.load(folder / TABLE) if (folder / TABLE).is_file() else None
@@ -91,14 +92,28 @@ def _shots(
 ) -> Shots:
     if metrics is None:
         return Shots((), ())
-    if table is None:
-        return Shots((), (f"There are no pictures, as {TABLE} is missing in the run folder.",))
+    if table is None and (folder / FOLD).is_dir():
+        return Shots((), ("Pictures, data and learning curves of the folds are in the folds’ own reports.",))
+    if table is None or not (folder / MODEL).is_file():
+        lacking = TABLE if table is None else MODEL
+        return Shots((), (f"There are no pictures, as {lacking} is missing in the run folder.",))
     if not patches and not slides:
         return Shots((), ())
     model = Model.load(folder)
     drawn = patch_shots(metrics, table, model, count=patches, device=device)
     whole = slide_shots(metrics, table, model, count=slides, device=device)
     return Shots([*drawn.pictures, *whole.pictures], [*drawn.missing, *whole.missing])
+
+
+def _model(folder: Path) -> dict[str, Any]:
+    """model.json of the run; of a cross-validation that of a fold, under the run's name."""
+    own, fold = _json(folder / MODEL), _json(folder / FOLD / MODEL)
+    if own is None and fold is None:
+        raise ModelError(f"{folder} is no run folder: {MODEL} is missing")
+    if own is not None:
+        return own
+    about = {k: v for k, v in ((fold or {}).get("about") or {}).items() if k not in ("history", "table", "data")}
+    return {**(fold or {}), "id": f"{folder.absolute().name}, cross-validated", "about": about}
 
 
 def _evaluation(folder: Path, split: str) -> Path:

@@ -10,9 +10,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fakes import BLUE, RED, FakeEntry, square, write_png
-from pixelnets import ByColour, model_of
+from pixelnets import ByColour, Constant, model_of
 
-from qp2train import LabelMap, evaluate, sample_patches
+from qp2train import ArraySlide, LabelMap, evaluate, predict, sample_patches
+from qp2train.core.scores import STEPS
 from qp2train.errors import EvaluationError, ModelError, NoAnnotationError
 from qp2train.infer.evaluate import fit_temperature
 from qp2train.infer.evaluation import Evaluation
@@ -225,6 +226,13 @@ class TestFolder:
         with pytest.raises(EvaluationError, match="same evaluation"):
             Evaluation.load(tmp_path / "one")
 
+    def test_files_of_two_models_on_the_same_patches(self, found, quarters, tmp_path):
+        found.save(tmp_path / "one")
+        other = evaluate(model_of(Constant()), quarters, device="cpu").save(tmp_path / "other")
+        (tmp_path / "one" / "counts.npz").write_bytes((other / "counts.npz").read_bytes())
+        with pytest.raises(EvaluationError, match="same evaluation"):
+            Evaluation.load(tmp_path / "one")
+
 
 class TestTemperature:
     def test_fitted_by_hand(self, quarters):
@@ -254,6 +262,13 @@ class TestTemperature:
         assert data["calibration"]["temperature"] == 2
         assert data["confusion"] == found.to_dict()["confusion"]
         assert data["patches"][3]["uncertainty"] != found.to_dict()["patches"][3]["uncertainty"]
+
+    @pytest.mark.parametrize("tta", ["none", "dihedral"])
+    def test_prediction_divides_by_it(self, tta):
+        red = ArraySlide(np.full((16, 16, 3), RED, np.uint8), mpp=1.0)
+        warm = replace(model_of(ByColour()), about={"temperature": 2.0})
+        scores = predict(warm, red, tissue=False, tta=tta, device="cpu").scores[1] / STEPS
+        assert scores == pytest.approx(1 / (1 + math.exp(-3.5 / 2)), abs=1 / STEPS)
 
     def test_a_sample_of_the_pixels_is_enough_and_seeded(self, quarters):
         few, same = (

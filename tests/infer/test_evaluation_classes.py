@@ -67,11 +67,11 @@ def test_there_are_no_outlines_and_no_objects(table):
 
 
 def test_patches_without_a_class_are_left_out_and_rows_stay_those_of_the_table(table):
-    # Of the labels drawn for, only the two corners have one.
+    table.rows.loc[[0, 3], "label"] = ""
     found = evaluate(model(share=None), table, device="cpu")
-    labelled = np.flatnonzero(table.rows["label"] != "")
-    assert found.patches["row"].tolist() == labelled.tolist()
-    assert found.pooled.matrix.sum() == len(labelled)
+    assert found.patches["row"].tolist() == [1, 2, 4, 5, 6, 7]
+    assert found.patches["x"].tolist() == table.rows["x"][[1, 2, 4, 5, 6, 7]].tolist()
+    assert found.pooled.matrix.sum() == 6
 
 
 def test_no_patch_has_a_class(table):

@@ -80,7 +80,7 @@ def test_a_patch_without_annotation_scores_nothing_and_is_still_uncertain():
     counted.add(np.full((2, 2), 255), np.full((2, 2, 2), 0.5, np.float32))
     found = counted.evaluation(model="m-0", temperature=1.0)
     assert found.confusions.sum() == found.histograms.sum() == found.objects.sum() == 0
-    assert found.patches["uncertainty"].tolist() == [1.0]
+    assert found.patches["uncertainty"].tolist() == pytest.approx([1.0])
     assert found.to_dict()["pooled"]["dice"]["Tumor"] is None
 
 

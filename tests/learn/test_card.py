@@ -10,8 +10,9 @@ from fakes import table_of
 from markdown_it import MarkdownIt
 from torch import nn
 
-from qp2train import LabelMap, Model, Segmentation
+from qp2train import LabelMap, Model, Segmentation, fit, load_model
 from qp2train.learn.card import card_text, trained_on, write_card
+from qp2train.learn.classification import Classification
 
 EVIL = "<script>1</script>|a_b_*c*"
 METRICS = {
@@ -104,3 +105,19 @@ def test_a_name_over_several_lines_stays_in_its_line(bad: str) -> None:
     text = card_text(replace(model(), spec=spec))
     assert "\n## b" not in text
     assert len([line for line in text.splitlines() if line.startswith("| 1 |")]) == 1
+
+
+def test_a_trained_model_comes_with_its_card(spec, train_val, tmp_path) -> None:
+    train, val = train_val
+    out = fit(spec, train, val, epochs=1, batch_size=12, augment="none", progress=False, out=tmp_path / "run")
+    text = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
+    assert text == card_text(out)
+    assert f"| train | 2 | 2 | {len(train)} |\n| val | 2 | 2 | {len(val)} |" in text
+    assert card_text(load_model(tmp_path / "run")) == text
+
+
+def test_a_classifier_has_one_as_well() -> None:
+    spec = Classification(LabelMap(["Tumor"]), encoder="resnet10t", encoder_weights=None)
+    text = card_text(Model("tiles-1", spec, spec.build(), 64, 1.0, {}))
+    assert "A network for classification" in text
+    assert "encoder resnet10t" in rendered(text)

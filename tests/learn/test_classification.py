@@ -18,6 +18,7 @@ from qp2train.learn.classify import ClassificationTask, pairs
 from qp2train.learn.models import Model, load_model
 from qp2train.learn.patchlabels import balanced_weights, class_counts, labelled, patch_labels
 from qp2train.learn.schedule import Optimisation
+from qp2train.sampling.patchcache import PatchCache
 
 torch.set_num_threads(1)
 
@@ -184,6 +185,19 @@ class TestContext:
     def test_a_table_without_the_scale_says_how_to_sample(self, train):
         with pytest.raises(ModelError, match=r"at 2 µm/px, but the table was sampled with none.*mpp=\[1, 2\]"):
             fit(replace(TINY, context=(2.0,)), train, **QUICK)
+
+
+class TestCache:
+    def test_pictures_of_every_scale_are_read_once_and_masks_of_others_are_left_alone(self, train, tmp_path):
+        tables = scale_tables(replace(train, context=(2.0,)), (2.0,))
+        labels = patch_labels(train)
+        first = ClassifiedPatches(tables, labels, cache=tmp_path)
+        pixels, _ = first[3, 0]
+        second = ClassifiedPatches(tables, labels, cache=tmp_path)
+        second._read = None  # type: ignore[assignment,method-assign]  # what is stored needs no reading
+        assert torch.equal(second[3, 0][0], pixels)
+        assert len(list(tmp_path.glob("*.patches"))) == 2
+        assert PatchCache(tmp_path, train, px=SIDE).get(3) is None  # a segmentation's file is another one
 
 
 class TestTuning:

@@ -19,6 +19,7 @@ from qp2train.learn import foundation
 from qp2train.learn.classification import Classification
 from qp2train.learn.encoders import architecture_of, load_encoder, pretrained_encoder, read_weights
 from qp2train.learn.foundation import FOUNDATION, Architecture, Foundation, foundation_of, pooled
+from qp2train.learn.models import Model, load_model
 from qp2train.learn.segmentation import SegmentationNet
 
 # A vision transformer of 2 layers, 8 wide.
@@ -118,6 +119,13 @@ class TestWithoutTheWeights:
         Classification(LABELS, encoder="resnet18").build()
         assert "no pretrained weights for resnet18" in caplog.text
         assert "Training starts from scratch" in caplog.text
+
+    def test_the_models_card_names_the_terms(self, tiny, tmp_path):
+        net = Classification(LABELS, encoder="tiny", encoder_weights=None).build()
+        folder = Model("m-0", net.spec, net, 32, 1.0, {}).save(tmp_path / "m")
+        card = json.loads((folder / "model.json").read_text())
+        assert card["encoder_source"] == {"url": "https://huggingface.co/nobody/Tiny", "licence": "CC0"}
+        assert load_model(folder).net.architecture == VIT
 
     def test_at_random_only_when_asked_for(self, tiny):
         assert Classification(LABELS, encoder="tiny", encoder_weights=None).build().scales == 1
@@ -275,10 +283,12 @@ class TestAnyHubModel:
 
 
 class TestAsASegmentationsEncoder:
-    def test_a_dense_prediction_transformer_on_it(self, tiny, tmp_path):
-        source = VIT.create()
+    def test_a_dense_prediction_transformer_on_it(self, monkeypatch, tmp_path):
+        architecture = Architecture("vit_tiny_patch16_224", {"img_size": 32, "embed_dim": 12})
+        monkeypatch.setattr(foundation, "FOUNDATION", {"tiny": Foundation(architecture, "nobody/Tiny", "CC0")})
+        source = architecture.create()
         torch.save(source.state_dict(), tmp_path / "pytorch_model.bin")
-        spec = Segmentation(LABELS, arch="dpt", encoder="tiny", encoder_weights=tmp_path, options={"encoder_depth": 2})
+        spec = Segmentation(LABELS, arch="dpt", encoder="tiny", encoder_weights=tmp_path, options={"encoder_depth": 4})
         net = spec.build().eval()
         assert same(net.net.encoder.model, source)
         assert net(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
@@ -294,6 +304,10 @@ class TestAsASegmentationsEncoder:
     def test_without_the_weights(self, offline):
         with pytest.raises(ModelError, match="Wanted is"):
             Segmentation(LABELS, arch="dpt", encoder="uni").build()
+
+    def test_one_that_smp_cannot_build(self):
+        with pytest.raises(ModelError, match="smp takes its depth for its own"):
+            Segmentation(LABELS, arch="dpt", encoder="uni2-h", encoder_weights=None).build()
 
     def test_an_architecture_that_needs_maps_of_several_sizes(self):
         with pytest.raises(ModelError, match="use arch='dpt'"):

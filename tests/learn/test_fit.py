@@ -200,6 +200,10 @@ class TestRefused:
             ({"augment": "wild"}, "'wild'"),
             ({"keep": "first"}, "'first'"),
             ({"ema": 1.5}, "ema"),
+            ({"accumulate": 0}, "accumulate"),
+            ({"loss": "l2"}, "'l2'"),
+            ({"class_weights": {"Stroma": 1}}, "'Stroma'"),
+            ({"layer_decay": 0.5}, "layer_decay is for classifiers"),
         ],
     )
     def test_arguments(self, spec, train_val, wrong, said):

@@ -164,11 +164,15 @@ def test_classes_that_may_overlap_are_judged_one_by_one() -> None:
 
 
 def test_a_classification_counts_patches_and_has_no_areas() -> None:
+    nothing = {"Yes": {"hd95_um": None, "assd_um": None}}
+    scores = {"No": 0.8, "Yes": 0.9, "mean": 0.85}
     soup = page(facts(task="classification", confusion={"pixels": [[3, 1], [0, 4]], "mm2": None}, classes=["No", "Yes"],
-                      pooled={"f1": {"No": 0.8, "Yes": 0.9, "mean": 0.85}, "accuracy": {"all": 0.875}}))  # fmt: skip
+                      boundary=nothing, pooled={"f1": scores, "dice": scores, "accuracy": {"all": 0.875}}))  # fmt: skip
     assert soup.find(id="confusion").find("td").get_text(" ", strip=True).startswith("75.0 %")
     assert "mm²" not in said(soup.find(id="confusion"))
     assert "F1, mean of the classes" in said(soup)
+    assert "Dice" not in said(soup.find(id="scores")).split("Objects")[0], "of patches it is F1"
+    assert "Outlines" not in said(soup), "nothing was measured"
 
 
 def test_what_could_not_be_shown_is_said() -> None:

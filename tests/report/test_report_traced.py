@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from bs4 import BeautifulSoup
-from reportfacts import DATA, METRICS, PICTURES, facts
+from reportfacts import CLASSES, DATA, METRICS, PICTURES, facts
 from tracing import at, check_number, check_page
 
 from qp2train.report.html import report_html
@@ -34,6 +34,23 @@ def test_no_tile_sentence_or_legend_shows_a_number_without_a_place(page: Beautif
             for part in box.find_all(string=re.compile(r"\d")):
                 placed = part.find_parent(attrs={"data-source": True}) is not None
                 assert placed or part in ("95 % interval ",) or "patient" in part, part
+
+
+def test_a_cell_names_the_place_of_its_own_row_and_column(page: BeautifulSoup) -> None:
+    """A right number in the wrong cell would be traced as well."""
+    table = page.find("caption", string="Scores of each class").parent
+    heads = [cell.get_text() for cell in table.thead.find_all("th")]
+    assert heads == ["Class", "Dice", "Recall"]
+    rows = {row.th.get_text(strip=True): row for row in table.tbody.find_all("tr")}
+    assert list(rows) == [*CLASSES, "Mean"]
+    dice, recall = rows["Tumor"].find_all("td")
+    where = [[tag["data-source"] for tag in cell.find_all(class_="n")] for cell in (dice, recall)]
+    assert where == [
+        ["metrics.json#/pooled/dice/Tumor", *(f"metrics.json#/intervals/dice/Tumor/{end}" for end in ("low", "high"))],
+        ["metrics.json#/pooled/recall/Tumor"],
+    ]
+    confusion = page.select(".confusion tbody tr")[1].find_all("td")[0]
+    assert confusion.find(class_="n")["data-source"] == "metrics.json#/confusion/pixels/1/0", "row = truth"
 
 
 def test_bars_and_tints_have_the_numbers_beside_them(page: BeautifulSoup) -> None:

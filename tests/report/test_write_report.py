@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -185,12 +186,23 @@ def test_a_gallery_does_not_show_the_same_place_twice() -> None:
     assert choose(patches * 2, 4, apart_px=10)["worst"] == [0, 2, 3, 4]
 
 
-def test_a_picture_shows_annotation_and_prediction_where_they_are(table: PatchTable) -> None:
+class RedAlone(nn.Module):
+    """As of classes that may overlap: one channel per class, none for the background."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels[:, :1].float() - pixels[:, 2:].float()
+
+
+@pytest.mark.parametrize(("net", "multilabel"), [(RedIsTumour(), False), (RedAlone(), True)])
+def test_a_picture_shows_annotation_and_prediction_where_they_are(
+    table: PatchTable, net: nn.Module, multilabel: bool
+) -> None:
     # Only the test slide's patch at the origin: the square lies at 20–60 of 64 px, in both halves.
     metrics = {"patches": [{"entry": "e2", "x": 0.0, "y": 0.0, "dice": 0.5}]}
     ref = replace(table.slides["e2"], annotations=[square(0, 0, 200, "Region*")])
     blank = replace(table, slides={"e2": ref})
-    model = Model("red-0", Segmentation(LABELS, encoder_weights=None), RedIsTumour(), 64, 1.0, {})  # type: ignore[arg-type]
+    spec = Segmentation(LABELS, encoder_weights=None, multilabel=multilabel)
+    model = Model("red-0", spec, net, 64, 1.0, {})  # type: ignore[arg-type]
     (picture,) = patch_shots(metrics, blank, model, count=1).pictures
     shown = np.asarray(Image.open(io.BytesIO(picture.data)).convert("RGB")).astype(int)
     side = shown.shape[0]
@@ -224,16 +236,16 @@ def test_slides_that_have_moved_leave_their_pictures_out_and_the_report_says_so(
     soup = soup_of(write_report(run, slides=1))
     assert not soup.find_all("img")
     text = soup.find(id="pictures").get_text()
-    assert "pictures of slide e2 are left out" in text
+    assert "pictures of slide e2, as the slide cannot be read" in text
     assert "there is no slide at /nowhere/e2.png" in text
-    assert "The picture of slide e2 is left out" in text
+    assert "the whole of slide e2, as" in text
 
 
 def test_images_that_the_table_does_not_know_are_named(run: Path) -> None:
     metrics = json.loads((run / "evaluation/test/metrics.json").read_text(encoding="utf-8"))
     metrics["patches"] = [{"entry": "other", "x": 0, "y": 0, "dice": 0.5}]
     save_metrics(run, metrics)
-    assert "1 pictures of other are left out" in soup_of(write_report(run)).find(id="pictures").get_text()
+    assert "1 picture of other, an image that" in soup_of(write_report(run)).find(id="pictures").get_text()
 
 
 def test_without_a_test_part_validation_is_shown_and_called_so(run: Path, table: PatchTable) -> None:
@@ -242,6 +254,18 @@ def test_without_a_test_part_validation_is_shown_and_called_so(run: Path, table:
     soup = soup_of(write_report(run, patches=0))
     assert "There is no test part" in soup.find(class_="warnings").get_text()
     assert (run / "evaluation" / "val" / "data.json").is_file()
+
+
+def test_a_cross_validation_has_its_scores_and_points_to_its_folds(run: Path) -> None:
+    metrics = json.loads((run / "evaluation/test/metrics.json").read_text(encoding="utf-8"))
+    folds = run.parent / "tumor-folds"
+    folds.mkdir()
+    run.rename(folds / "fold-1")
+    save_metrics(folds, metrics | {"split": "cross-validation"})
+    soup = soup_of(write_report(folds))
+    assert soup.h1.get_text() == "tumor-folds, cross-validated"
+    assert "Dice, mean of the classes 0.812" in re.sub(r"\s+", " ", soup.find(id="short").get_text(" "))
+    assert "in the folds’ own reports" in soup.find(id="pictures").get_text()
 
 
 def test_a_run_with_nothing_but_a_model_still_has_a_report(run: Path) -> None:
