@@ -30,6 +30,7 @@ _HOME = {
     "compare_evaluations": "qp2train.infer.crossval",
     "evaluate": "qp2train.infer.evaluate",
     "export_patches": "qp2train.sampling.export",
+    "find_lr": "qp2train.learn.lrfinder",
     "fit": "qp2train.learn.fit",
     "fit_temperature": "qp2train.infer.evaluate",
     "gradcam": "qp2train.infer.gradcam",
