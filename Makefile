@@ -7,7 +7,7 @@ DATA ?= ../shared/data/glas
 OUT ?= runs/glas
 GROOVY := $(abspath $(VENV))/groovy.jar
 
-.PHONY: demo test lint unit notebooks glas glas-official nuclei qupath reading sampling fuzz kill bench clean help
+.PHONY: demo test lint unit notebooks glas glas-official nuclei qupath reading sampling training fuzz kill bench clean help
 
 help:
 	@echo "make demo       the main job on the sample project (3 minutes after the install)"
@@ -16,6 +16,7 @@ help:
 	@echo "make glas-official DATA=folder   the challenge's own split (GPU); make nuclei DATA=folder   nuclei of 107 tiles"
 	@echo "make qupath     QuPath's files at size, against paquo (where there is one) and the geojson package"
 	@echo "make reading    patches beside openslide-python; make sampling: 100,000 patches from a million annotations"
+	@echo "make training   steps per second with patches read from a slide, beside patches held in memory"
 	@echo "make fuzz       100,000 damaged files; make kill: 200 killed write-backs"
 	@echo "make bench      all of these"
 
@@ -69,13 +70,16 @@ reading: $(INSTALLED)
 sampling: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sampling.py
 
+training: $(INSTALLED)
+	$(BIN)/python benchmarks/training.py
+
 fuzz: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --inputs 100000 --processes 2 --out runs/fuzz
 
 kill: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/kill.py --kills 200
 
-bench: qupath reading sampling fuzz kill glas
+bench: qupath reading sampling training fuzz kill glas
 
 clean:
 	rm -rf $(VENV) demo runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

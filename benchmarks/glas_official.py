@@ -30,6 +30,7 @@ from PIL import Image
 from rasterio.features import rasterize, shapes
 
 import qp2train as qp
+from qp2train.errors import SplitError
 from qp2train.infer.objects import ObjectCounts
 from qp2train.recipe import checked_arguments, override
 
@@ -53,14 +54,16 @@ def main() -> None:
 
     patients = patients_of(asked.data)
     folder = slide_folder(asked.data, asked.out / "slides", patients)
-    trained_on = {patients[e.id] for e in folder if e.id.startswith("train")}
-    tested = {patients[e.id] for e in folder if e.id.startswith("test")}
-    print(f"{len(tested & trained_on)} of {len(tested)} test patients are in the training part, too")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     print(f"torch {torch.__version__}, {device}, seed {asked.seed}")
     began = time.monotonic()
-    train = [e for e in folder if e.id.startswith("train")]
+    train, test = ([e for e in folder if e.id.startswith(part)] for part in ("train", "test"))
     table = qp.sample_patches(train, LABELS, seed=asked.seed, **arguments["sample"])
+    held_out = qp.sample_patches(test, LABELS, seed=asked.seed, **arguments["sample"] | {"count": len(test)})
+    try:
+        qp.check_leakage(table, held_out, pictures=False)
+    except SplitError as error:
+        print(f"{len({patients[e.id] for e in test})} test patients. The check says: {error}")
     spec = qp.Segmentation(LABELS, **arguments["model"])
     model = qp.fit(spec, table, seed=asked.seed, out=asked.out / "run", progress=False, **arguments["fit"])
     print(f"training: {time.monotonic() - began:.0f} s")

@@ -22,7 +22,7 @@ from qp2train.infer.evaluate import evaluate
 from qp2train.infer.evaluation import Evaluation
 from qp2train.learn.fit import fit
 from qp2train.recipe import Recipe
-from qp2train.runs import RECIPE, all_patches, evaluation_folder, network
+from qp2train.runs import RECIPE, TABLE, all_patches, evaluation_folder, joined, network
 from qp2train.sampling.images import Progress
 from qp2train.sampling.leakage import check_leakage
 
@@ -85,6 +85,9 @@ def _fold(
         train, val = next(_inner(train, how), (train, None))
     model = fit(network(recipe, train.labels), train, val, **arguments)
     (folder / RECIPE).write_text(recipe.text, encoding="utf-8")
+    parts = {"train": train, "val": val, HELD_OUT: held_out}
+    named = [replace(t, rows=t.rows.assign(split=name)) for name, t in parts.items() if t is not None]
+    joined(named).save(folder / TABLE)
     evaluation = replace(evaluate(model, held_out), split=HELD_OUT)
     evaluation.save(evaluation_folder(folder, HELD_OUT))
     return evaluation

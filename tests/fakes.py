@@ -16,6 +16,9 @@ from qp2train.core.patches import COLUMNS, SlideRef
 from qp2train.errors import SlideNotFoundError
 
 RED, BLUE, WHITE = (200, 40, 60), (40, 60, 200), (255, 255, 255)
+# Optical density per unit of haematoxylin and of eosin, for R, G and B, in two laboratories.
+FIRST_LAB = np.array([[0.65, 0.70, 0.29], [0.10, 0.95, 0.28]])
+SECOND_LAB = np.array([[0.50, 0.75, 0.43], [0.25, 0.85, 0.46]])
 
 
 @dataclass
@@ -109,6 +112,17 @@ def speckle(rng: np.random.Generator, height: int, width: int, classes: int) -> 
     classmap[noisy] = rng.integers(0, classes + 1, int(noisy.sum()))
     classmap[rng.random((height, width)) < 0.05] = 255
     return classmap
+
+
+def stained(densities: np.ndarray, *, bath: float = 1.0) -> np.ndarray:
+    """400×300: nuclei of much haematoxylin in uneven eosin, and 60 px of glass at the right."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:300, :400]
+    nuclei = ((rows % 24 - 12) ** 2 + (columns % 24 - 12) ** 2 < 40).astype(float)
+    eosin = 0.9 * (1 - nuclei) * (0.6 + 0.4 * np.sin(rows / 30) ** 2)
+    amounts = np.stack([1.6 * nuclei + 0.05, eosin], axis=2) * rng.uniform(0.8, 1.0, (300, 400, 1))
+    amounts[:, -60:] = 0
+    return np.clip(np.rint(256 * np.exp(-bath * amounts @ densities) - 1), 0, 255).astype(np.uint8)
 
 
 def whole(array: np.ndarray) -> Box:

@@ -133,11 +133,10 @@ def crossval(
 
     A stopped run goes on with the fold at which it was stopped.
     """
-    from qp2train.crossval import POOLED
     from qp2train.crossval import crossval as run_folds
     from qp2train.infer.evaluation import Evaluation
     from qp2train.recipe import load_recipe
-    from qp2train.runs import evaluation_folder
+    from qp2train.reporting import write_report
 
     def told(number: int, found: Evaluation) -> None:
         say(f"fold {number} of {folds}: {', '.join(found.patients)}: mean Dice {found.table()['mean'].iloc[-1]:.3f}")
@@ -146,7 +145,9 @@ def crossval(
     with progress("slides") as update:
         pooled = run_folds(asked, folds=folds, progress=update, told=told, bar=False)
     print_frame(pooled.table(), "Dice of the held-out patients")
-    say(f"with intervals over patients: {evaluation_folder(asked.out, POOLED)}")
+    for number in range(1, folds + 1):
+        write_report(asked.out / f"fold-{number}")
+    say(f"report with intervals over patients: {write_report(asked.out)}; each fold has its own, too")
 
 
 @app.command(epilog="Example: [bold]qp2train compare runs/unet runs/segformer --metric dice[/]")
@@ -169,16 +170,20 @@ def compare(
 @app.command(epilog="Example: [bold]qp2train report runs/tumor[/]")
 def report(
     run: RunArgument,
-    split: Annotated[str, typer.Option(help="Which patches are scored: test or val.")] = "test",
+    split: Annotated[
+        str | None,
+        typer.Option(help="Which patches are scored: test or val; held-out of a fold. Default: what there is."),
+    ] = None,
     slides: Annotated[int, typer.Option(help="How many whole slides are predicted for it.")] = 0,
 ) -> None:
     """Write RUN/report.html: scores with intervals, curves, pictures; one file, for people."""
     from qp2train import runs
     from qp2train.reporting import write_report
 
-    if not (runs.evaluation_folder(run, split) / "metrics.json").is_file():
-        runs.evaluate_run(run, split)
-    say(f"report: {write_report(run, split=split, slides=slides)}")
+    wanted = split or "test"
+    if not any((run / "evaluation").glob(f"{split or '*'}/metrics.json")):
+        runs.evaluate_run(run, wanted)
+    say(f"report: {write_report(run, split=wanted, slides=slides)}")
 
 
 @app.command(epilog="Example: [bold]qp2train predict runs/tumor liver/project.qpproj --write[/]")

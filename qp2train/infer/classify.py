@@ -21,6 +21,7 @@ from qp2train.learn.classification import ClassificationNet
 from qp2train.learn.models import Model
 from qp2train.learn.patchlabels import labelled
 from qp2train.slides import Slide
+from qp2train.slides.reading import Reading
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def classify_table(
     """
     net = net_of(model).to(device).eval()
     table, truth = labelled(table, share=net.spec.share)
-    data = ClassifiedPatches(scale_tables(table, net.spec.context), truth)
+    data = ClassifiedPatches(scale_tables(table, net.spec.context), truth, reading=Reading(stain=net.spec.stain))
     loader = plain_loader(data, batch_size=batch_size, workers=workers)
     found = [probabilities(model, pixels.to(device)) for pixels, _ in loader]
     return ClassifiedTable(table, np.concatenate(found), truth)

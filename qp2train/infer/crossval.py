@@ -114,6 +114,9 @@ class Comparison:
             return f"{said} This may be chance."
         return f"{said} This is hardly chance: {second if self.difference.value > 0 else first} is better."
 
+    def __repr__(self) -> str:
+        return f"Comparison({' and '.join(self.names)}: {self.metric} {self.difference.value:+.3f})"
+
     def __str__(self) -> str:
         return f"{self.table.to_string(float_format=lambda v: f'{v:.3f}')}\n{self.sentence}"
 

@@ -26,6 +26,7 @@ from qp2train.learn.models import Model
 from qp2train.learn.patchlabels import patch_labels
 from qp2train.learn.segmentation import Segmentation
 from qp2train.sampling.mask import Painter
+from qp2train.slides.reading import Reading
 
 __all__ = ["Evaluation", "compare", "evaluate", "fit_temperature"]
 
@@ -160,7 +161,13 @@ def _batches(
     if isinstance(model.spec, Classification):
         loader = val_loader(model.spec, table, batch_size, workers)
     else:
-        loader = plain_loader(table, batch_size=batch_size, workers=workers, multilabel=_multilabel(model))
+        loader = plain_loader(
+            table,
+            batch_size=batch_size,
+            workers=workers,
+            reading=Reading(stain=model.spec.stain),
+            multilabel=_multilabel(model),
+        )
     with torch.inference_mode():
         for pixels, truth in loader:
             yield net(pixels.to(chosen).contiguous()).float(), truth

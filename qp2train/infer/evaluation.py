@@ -187,6 +187,10 @@ class Evaluation:
             raise EvaluationError("overlapping classes have no common confusion; their scores are in to_dict()")
         return Confusion(matrix, self.names)
 
+    def __repr__(self) -> str:
+        part = f", {self.split}" if self.split else ""
+        return f"Evaluation({self.model!r}{part}: {len(self.patches)} patches of {len(self.patients)} patients)"
+
     def __str__(self) -> str:
         return self.table().to_string(float_format=lambda v: f"{v:.3f}")
 

@@ -65,7 +65,9 @@ def as_segmentation(model: Model, *, threshold: float = 0.5) -> Model:
     if net.scales > 1:
         raise ModelError("a slide's Grad-CAM needs a classifier that reads one scale; this one reads its context too")
     cams: Any = _CamNet(net, threshold, float(model.about.get("temperature", 1.0)))
-    spec = Segmentation(model.labels, arch="gradcam", encoder=net.architecture.name, encoder_weights=None)
+    spec = Segmentation(
+        model.labels, arch="gradcam", encoder=net.architecture.name, encoder_weights=None, stain=net.spec.stain
+    )
     about = {k: v for k, v in model.about.items() if k != "temperature"}
     return replace(model, spec=spec, net=cams, about=about)
 

@@ -22,6 +22,7 @@ from qp2train.infer.stitch import Stitcher, window_starts
 from qp2train.learn.models import Model
 from qp2train.learn.segmentation import Segmentation
 from qp2train.slides import Slide
+from qp2train.slides.stain import normalised
 from qp2train.slides.tissue import tissue_mask
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def predict(
         raise ModelError(f"overlap must be at least 0 and below 1, not {overlap}")
     if tta not in ("none", "dihedral") or batch_size < 1:
         raise ModelError(f"tta must be 'none' or 'dihedral', and batch_size at least 1, not {tta!r} and {batch_size}")
-    chosen = choose_device(device)
+    chosen, coloured = choose_device(device), normalised(slide, model.spec.stain)
     if model.task == "classification":
         from qp2train.infer.classify import classify_slide  # which itself needs this file
 
@@ -84,7 +85,7 @@ def predict(
 
         return classify_slide(
             model,
-            slide,
+            coloured,
             wanted=wanted_cells,
             overlap=overlap,
             tta=tta,
@@ -113,7 +114,7 @@ def predict(
         for (y, finished), xs in zip(bands, todo, strict=True):
             for batch in _batches(xs, batch_size):
                 side = size * scale
-                pixels = np.stack([slide.read(Box(x * scale, y * scale, side, side), (size, size)) for x in batch])
+                pixels = np.stack([coloured.read(Box(x * scale, y * scale, side, side), (size, size)) for x in batch])
                 tensor = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).to(chosen)
                 found = _probabilities(net, tensor, tta, temperature, overlapping=overlapping)
                 for x, window in zip(batch, found, strict=True):

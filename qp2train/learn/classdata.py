@@ -19,7 +19,8 @@ from qp2train.learn.augment import Augmentation, apply
 from qp2train.learn.data import CACHE_BYTES, OPEN_SLIDES
 from qp2train.learn.order import EpochOrder, Key, RowOrder
 from qp2train.sampling.patchcache import PatchCache
-from qp2train.slides import Slide, open_slide
+from qp2train.slides import Slide
+from qp2train.slides.reading import AS_SCANNED, Reading
 
 Item = tuple[torch.Tensor, torch.Tensor]
 
@@ -57,7 +58,7 @@ class ClassifiedPatches(Dataset[Item]):
         augmentation: What is done to the pictures.
         cache: A folder where read patches are kept; None = in memory, up to `CACHE_BYTES`.
         cache_gb: Most that it may hold.
-        scaled_decode: As for `open_slide`.
+        reading: How slides are read.
     """
 
     def __init__(
@@ -68,12 +69,12 @@ class ClassifiedPatches(Dataset[Item]):
         *,
         cache: str | Path | None = None,
         cache_gb: float = 50.0,
-        scaled_decode: bool = False,
+        reading: Reading = AS_SCANNED,
     ) -> None:
         self.tables, self.labels = tables, labels
         self.augmentation = augmentation or Augmentation(tables[0].size_px, "none")
         self._transform = self.augmentation.compose()
-        self._scaled_decode = scaled_decode
+        self._reading = reading
         px = self.augmentation.read_px
         self._stored = [
             # Marked, since no masks are painted: a segmentation of the same patches has a file of its own.
@@ -81,7 +82,7 @@ class ClassifiedPatches(Dataset[Item]):
                 cache,
                 replace(t, rows=t.rows.assign(split="pictures")),
                 px=px,
-                scaled_decode=scaled_decode,
+                reading=reading,
                 limit_gb=cache_gb,
             )
             for t in (tables if cache is not None else ())
@@ -131,7 +132,7 @@ class ClassifiedPatches(Dataset[Item]):
             self._open.move_to_end(entry)
             return self._open[entry]
         ref = self.tables[0].slides[entry]
-        self._open[entry] = open_slide(ref.path, mpp=ref.mpp, view=ref.view, scaled_decode=self._scaled_decode)
+        self._open[entry] = self._reading.open(ref)
         if len(self._open) > OPEN_SLIDES:
             self._open.popitem(last=False)[1].close()
         return self._open[entry]

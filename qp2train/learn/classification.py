@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,8 @@ from qp2train.learn.encoders import architecture_of, pretrained_encoder
 from qp2train.learn.foundation import Architecture, pooled
 from qp2train.learn.lora import add_lora
 from qp2train.learn.mixup import check_mixup
+from qp2train.learn.specs import check_options, check_stain
+from qp2train.slides.stain import Stain
 
 Tune = Literal["full", "frozen", "probe", "lora"]
 
@@ -53,6 +54,7 @@ class Classification:
             annotated part; patches without such a class are left out.
         mixup: Strength of mixup, see `mixup.mixed`; 0 = off.
         options: Further keyword arguments of `timm.create_model` (`drop_path_rate`, …).
+        stain: Recolour every slide like a reference first, as for `Segmentation`.
 
     Raises:
         ModelError: A number out of its range, an unknown `tune`, or options that are no plain data.
@@ -68,8 +70,10 @@ class Classification:
     share: float | None = None
     mixup: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
+    stain: Stain | None = None
 
     def __post_init__(self) -> None:
+        check_stain(self.stain)
         if self.encoder_weights is not None:
             object.__setattr__(self, "encoder_weights", os.fspath(self.encoder_weights))
         object.__setattr__(self, "context", tuple(float(mpp) for mpp in self.context))
@@ -84,12 +88,7 @@ class Classification:
         check_mixup(self.mixup)
         if not all(0 < mpp < math.inf for mpp in self.context):
             raise ModelError(f"context must be µm per pixel, each above 0, not {self.context}")
-        try:
-            json.dumps(dict(self.options))
-        except (TypeError, ValueError) as error:
-            raise ModelError(
-                f"options must be plain numbers, texts and lists, to be kept with the model: {error}"
-            ) from error
+        check_options(self.options)
 
     @property
     def arch(self) -> str:

@@ -23,6 +23,7 @@ from qp2train.learn.classweights import ClassWeights, class_weights
 from qp2train.learn.mixup import mixed
 from qp2train.learn.patchlabels import balanced_weights, class_counts, labelled
 from qp2train.learn.schedule import Optimisation
+from qp2train.slides.reading import Reading
 
 # In a target: no class that the network knows.
 _NONE = -100
@@ -196,7 +197,7 @@ def prepare(
         augmentation,
         cache=cache,
         cache_gb=cache_gb,
-        scaled_decode=scaled_decode,
+        reading=Reading(scaled_decode, spec.stain),
     )
     loader = train_loader(data, batch_size=batch_size, seed=seed, balanced=balanced, workers=workers)
     if val is None:
@@ -215,5 +216,5 @@ def val_loader(
 ) -> DataLoader[Item]:
     """The patches of a table that have a class, in row order, as they are; `dealt` among a training's processes."""
     table, labels = labelled(table, share=spec.share)
-    data = ClassifiedPatches(scale_tables(table, spec.context), labels, scaled_decode=scaled_decode)
+    data = ClassifiedPatches(scale_tables(table, spec.context), labels, reading=Reading(scaled_decode, spec.stain))
     return plain_loader(data, batch_size=batch_size, workers=workers, dealt=dealt)

@@ -16,7 +16,8 @@ from qp2train.learn.order import EpochOrder, Key, RowOrder
 from qp2train.sampling.layers import LayerPainter
 from qp2train.sampling.mask import Painter
 from qp2train.sampling.patchcache import PatchCache
-from qp2train.slides import Slide, open_slide
+from qp2train.slides import Slide
+from qp2train.slides.reading import AS_SCANNED, Reading
 
 Item = tuple[torch.Tensor, torch.Tensor]
 # Decoded patches kept per process, so that later epochs do not read the slides again.
@@ -35,7 +36,7 @@ class PatchDataset(Dataset[Item]):
         table: The patches.
         augmentation: What is done to picture and mask.
         cache: Where patches are kept on disk; None = in memory, up to `CACHE_BYTES`.
-        scaled_decode: As for `open_slide`.
+        reading: How slides are read.
         multilabel: Classes may overlap, see `LayerPainter`.
     """
 
@@ -45,7 +46,7 @@ class PatchDataset(Dataset[Item]):
         augmentation: Augmentation | None = None,
         *,
         cache: PatchCache | None = None,
-        scaled_decode: bool = False,
+        reading: Reading = AS_SCANNED,
         multilabel: bool = False,
     ) -> None:
         self.table, self.multilabel = table, multilabel
@@ -53,7 +54,7 @@ class PatchDataset(Dataset[Item]):
         self._transform = self.augmentation.compose()
         self._entries = table.rows["entry"].tolist()
         self._xy = table.rows[["x", "y"]].to_numpy()
-        self._stored, self._scaled_decode = cache, scaled_decode
+        self._stored, self._reading = cache, reading
         self._open: OrderedDict[str, tuple[Slide, Painter, LayerPainter | None]] = OrderedDict()
         self._cache: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
         layers = len(table.labels.classes) if multilabel else 1
@@ -105,7 +106,7 @@ class PatchDataset(Dataset[Item]):
             self._open.move_to_end(entry)
             return self._open[entry]
         ref = self.table.slides[entry]
-        slide = open_slide(ref.path, mpp=ref.mpp, view=ref.view, scaled_decode=self._scaled_decode)
+        slide = self._reading.open(ref)
         drawn, labels = ref.annotations, self.table.labels
         layers = LayerPainter(drawn, labels, slide_size=ref.size) if self.multilabel else None
         self._open[entry] = slide, Painter(drawn, labels, slide_size=ref.size), layers
@@ -129,12 +130,12 @@ def train_loader(
     balanced: bool,
     workers: int,
     cache: PatchCache | None = None,
-    scaled_decode: bool = False,
+    reading: Reading = AS_SCANNED,
     multilabel: bool = False,
 ) -> DataLoader[Item]:
     """Shuffled, augmented batches; the last incomplete batch of an epoch is dropped if there is a full one."""
     return DataLoader(
-        PatchDataset(table, augmentation, cache=cache, scaled_decode=scaled_decode, multilabel=multilabel),
+        PatchDataset(table, augmentation, cache=cache, reading=reading, multilabel=multilabel),
         batch_sampler=EpochOrder(table, batch_size=batch_size, seed=seed, balanced=balanced),
         collate_fn=_collated,
         num_workers=workers,
@@ -148,13 +149,13 @@ def plain_loader(
     *,
     batch_size: int,
     workers: int = 0,
-    scaled_decode: bool = False,
+    reading: Reading = AS_SCANNED,
     multilabel: bool = False,
     dealt: bool = False,
 ) -> DataLoader[Item]:
     """Every patch once, in row order, as it is; `dealt` among the processes of a distributed training."""
     return DataLoader(
-        PatchDataset(table, scaled_decode=scaled_decode, multilabel=multilabel),
+        PatchDataset(table, reading=reading, multilabel=multilabel),
         batch_size=batch_size,
         sampler=RowOrder(len(table)) if dealt else [(row, 0) for row in range(len(table))],
         collate_fn=_collated,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,8 @@ from qp2train.core.labels import LabelMap
 from qp2train.errors import ModelError
 from qp2train.learn.encoders import load_encoder, load_named, weights_file
 from qp2train.learn.foundation import MEAN, STD, Architecture, foundation_of
+from qp2train.learn.specs import check_options, check_stain
+from qp2train.slides.stain import Stain
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ class Segmentation:
         options: Further keyword arguments of the architecture, as smp names them (`decoder_channels`, …).
         multilabel: Classes may overlap: each is told from all else by itself, and there is no background. See
             `LayerPainter` for what an annotation then says.
+        stain: Recolour every slide like a reference first, in training and prediction: "macenko" or "reinhard"; see
+            `NormalisedSlide`. None = as scanned.
     """
 
     labels: LabelMap
@@ -47,6 +50,7 @@ class Segmentation:
     encoder_weights: str | None = "imagenet"
     options: Mapping[str, Any] = field(default_factory=dict)
     multilabel: bool = False
+    stain: Stain | None = None
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -54,14 +58,10 @@ class Segmentation:
         return self.labels.classes if self.multilabel else self.labels.names
 
     def __post_init__(self) -> None:
+        check_stain(self.stain)
         if self.encoder_weights is not None:
             object.__setattr__(self, "encoder_weights", os.fspath(self.encoder_weights))
-        try:
-            json.dumps(dict(self.options))
-        except (TypeError, ValueError) as error:
-            raise ModelError(
-                f"options must be plain numbers, texts and lists, to be kept with the model: {error}"
-            ) from error
+        check_options(self.options)
 
     def build(self) -> SegmentationNet:
         """The network, with pretrained encoder weights where they can be had.

@@ -21,6 +21,7 @@ from qp2train.learn.losses import CE_AND_DICE, SegmentationLoss
 from qp2train.learn.schedule import Optimisation
 from qp2train.learn.segmentation import Segmentation, SegmentationNet
 from qp2train.sampling.patchcache import PatchCache
+from qp2train.slides.reading import Reading
 
 
 class SegmentationTask(pl.LightningModule):
@@ -130,9 +131,9 @@ def prepare(
         chosen = chosen[1:]  # there is no background
     how = SegmentationLoss(loss, label_smoothing=label_smoothing, class_weights=chosen, multilabel=spec.multilabel)
     task = SegmentationTask(net, spec.outputs, optimisation, how)
-    kept = None
+    reading, kept = Reading(scaled_decode, spec.stain), None
     if cache is not None:
-        kept = PatchCache(cache, train, px=augmentation.read_px, scaled_decode=scaled_decode, limit_gb=cache_gb)
+        kept = PatchCache(cache, train, px=augmentation.read_px, reading=reading, limit_gb=cache_gb)
     loader = train_loader(
         train,
         augmentation,
@@ -141,7 +142,7 @@ def prepare(
         balanced=balanced,
         workers=workers,
         cache=kept,
-        scaled_decode=scaled_decode,
+        reading=reading,
         multilabel=spec.multilabel,
     )
     if val is None:
@@ -150,7 +151,7 @@ def prepare(
         val,
         batch_size=batch_size,
         workers=workers,
-        scaled_decode=scaled_decode,
+        reading=reading,
         multilabel=spec.multilabel,
         dealt=True,
     )

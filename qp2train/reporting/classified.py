@@ -15,6 +15,7 @@ from qp2train.infer.predict import choose_device
 from qp2train.learn.classdata import ClassifiedPatches, scale_tables
 from qp2train.learn.models import Model
 from qp2train.learn.patchlabels import labelled
+from qp2train.slides.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ def classified(model: Model, table: PatchTable, row: int, *, device: str = "auto
         part, truth = labelled(table.take([row]), share=net.spec.share)
     except NoAnnotationError:
         return None
-    pixels, _ = ClassifiedPatches(scale_tables(part, net.spec.context), truth)[(0, 0)]
+    pixels, _ = ClassifiedPatches(scale_tables(part, net.spec.context), truth, reading=Reading(stain=net.spec.stain))[
+        (0, 0)
+    ]
     batch = pixels[None].to(chosen)
     said = int(probabilities(model, batch)[0].argmax())
     try:

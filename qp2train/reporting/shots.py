@@ -26,6 +26,7 @@ from qp2train.report.words import plural
 from qp2train.reporting.classified import Said, classified, rows_by_place
 from qp2train.sampling.mask import Painter
 from qp2train.slides import open_slide
+from qp2train.slides.stain import normalised
 
 log = logging.getLogger(__name__)
 
@@ -199,12 +200,13 @@ def _drawn(
     side, shown = table.side_px(ref.entry), (PATCH_PX, PATCH_PX)
     places = rows_by_place(table) if model is not None and isinstance(model.spec, Classification) else {}
     with open_slide(ref.path, mpp=ref.mpp, view=ref.view) as slide:
+        seen = normalised(slide, model.spec.stain if model is not None else None)
         for x, y in ((float(patches[i]["x"]), float(patches[i]["y"])) for i in indices):
             box = Box(x, y, side, side)
             picture, truth = slide.read(box, shown), painter.paint(box, shown)
             row = places.get((ref.entry, x, y))
             if model is not None and isinstance(model.spec, Segmentation):
-                said = nearest(_classes(model, slide.read(box, (table.size_px, table.size_px)), device), shown)
+                said = nearest(_classes(model, seen.read(box, (table.size_px, table.size_px)), device), shown)
                 both = truth_and_prediction(picture, truth, said, table.labels)
                 yield _Drawn(both, beside=" and beside it the model’s prediction")
             elif model is not None and row is not None:

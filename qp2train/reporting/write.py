@@ -21,7 +21,8 @@ from qp2train.reporting.shots import Shots, patch_shots, slide_shots
 
 REPORT, RECIPE, TABLE = "report.html", "recipe.yaml", "patches.parquet"
 MODEL = Path("model", "model.json")
-FOLD, POOLED = "fold-1", "cross-validation"  # of a cross-validation, whose models are its folds'
+# Of a cross-validation, whose models are its folds'.
+FOLD, POOLED, HELD_OUT = "fold-1", "cross-validation", "held-out"
 
 
 def write_report(
@@ -34,8 +35,8 @@ def write_report(
 
     Args:
         run: The run's folder.
-        split: Which evaluation; where the run has none of "test", that of its cross-validation is shown, or that of
-            "val", with a warning.
+        split: Which evaluation; where the run has none of "test", that of its cross-validation is shown, a fold's of
+            what it held out, or that of "val", with a warning.
         patches: How many best, typical, worst and most uncertain patches are shown.
         slides: How many whole slides are predicted and shown, worst and best among them. Each takes as long as
             `predict`.
@@ -51,7 +52,7 @@ def write_report(
     folder = Path(run)
     about = _model(folder)
     if split == "test":
-        there = [s for s in ("test", POOLED, "val") if _evaluation(folder, s).is_file()]
+        there = [s for s in ("test", POOLED, HELD_OUT, "val") if _evaluation(folder, s).is_file()]
         split = there[0] if there else split
     file = _evaluation(folder, split)
     metrics = _json(file)

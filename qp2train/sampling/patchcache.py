@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from qp2train.core.patches import PatchTable
 from qp2train.errors import Qp2trainError
+from qp2train.slides.reading import AS_SCANNED, Reading
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class PatchCache:
         folder: Where; made if need be.
         table: The patches.
         px: Side of the stored patches, with the margin that augmentation wants.
-        scaled_decode: How they are read (`open_slide`).
+        reading: How they are read.
         limit_gb: Most that the folder may hold, in GB (10⁹ bytes). Files of other tables that were not used for longest
             are deleted for it; of a table that is larger the first patches are kept.
 
@@ -44,7 +45,7 @@ class PatchCache:
     """
 
     def __init__(
-        self, folder: str | Path, table: PatchTable, *, px: int, scaled_decode: bool = False, limit_gb: float = 50.0
+        self, folder: str | Path, table: PatchTable, *, px: int, reading: Reading = AS_SCANNED, limit_gb: float = 50.0
     ) -> None:
         if not limit_gb > 0:
             raise Qp2trainError(f"the patch cache's limit must be a positive number of GB, not {limit_gb!r}")
@@ -52,7 +53,7 @@ class PatchCache:
         self._row_bytes = px * px * 4
         limit = int(limit_gb * 1e9)
         self._rows = min(len(table), limit // (self._row_bytes + CHECKSUM_BYTES))
-        self._path = Path(folder) / f"{_key(table, px, scaled_decode)}.patches"
+        self._path = Path(folder) / f"{_key(table, px, reading)}.patches"
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             _make_room(self._path, limit - self._rows * (self._row_bytes + CHECKSUM_BYTES))
@@ -130,8 +131,8 @@ def _make_room(own: Path, left: int) -> None:
             file.unlink(missing_ok=True)
 
 
-def _key(table: PatchTable, px: int, scaled_decode: bool) -> str:
-    h = hashlib.sha256(f"{VERSION} {px} {scaled_decode} {table.digest()}".encode())
+def _key(table: PatchTable, px: int, reading: Reading) -> str:
+    h = hashlib.sha256(f"{VERSION} {px} {reading} {table.digest()}".encode())
     for entry in sorted(set(table.rows["entry"])):
         h.update(_fingerprint(table.slides[entry].path))
     return h.hexdigest()[:32]

@@ -3,11 +3,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fakes import BLUE, RED, FakeEntry, square, write_png
+from fakes import BLUE, FIRST_LAB, RED, FakeEntry, square, stained, write_png
 from pixelnets import ByColour, model_of
 
-from qp2train import Box, Confusion, LabelMap, compare, evaluate, sample_patches
+from qp2train import ArraySlide, Box, Confusion, LabelMap, PatchTable, compare, evaluate, sample_patches
 from qp2train.errors import ModelError, NoAnnotationError
+from qp2train.slides.stain import NormalisedSlide
 
 LABELS = LabelMap(["Tumor"])
 BOX = Box(0, 0, 10, 10)
@@ -34,6 +35,19 @@ class TestEvaluate:
         assert found.groups["Pb"].matrix.tolist() == [[768, 0], [128, 128]]
         assert found.groups["Pb"].dice()["Tumor"] == pytest.approx(2 * 128 / (256 + 128))
         assert found.pooled.dice()["Tumor"] == pytest.approx(2 * 384 / (512 + 384))
+
+    def test_patches_are_recoloured_as_the_model_was_trained(self, tmp_path):
+        def grid(name: str, array: np.ndarray) -> PatchTable:
+            path = str(write_png(tmp_path / f"{name}.png", array))
+            entry = FakeEntry("a", [square(0, 0, 400, "Region*"), square(0, 0, 30)], array, 1.0, path=path)
+            return sample_patches([entry], LABELS, size=50, strategy="grid")
+
+        array, model = stained(FIRST_LAB), model_of(ByColour())
+        recoloured = NormalisedSlide(ArraySlide(array, mpp=1.0), "macenko").read(Box(0, 0, 400, 300), (400, 300))
+        by_model = evaluate(replace(model, spec=replace(model.spec, stain="macenko")), grid("as scanned", array))
+        by_hand = evaluate(model, grid("recoloured", recoloured))
+        assert np.array_equal(by_model.histograms, by_hand.histograms)
+        assert not np.array_equal(by_model.histograms, evaluate(model, grid("as scanned", array)).histograms)
 
     def test_its_table_has_a_row_per_patient(self, table):
         found = evaluate(model_of(ByColour()), table, device="cpu").table()

@@ -1,14 +1,16 @@
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from fakes import BLUE, RED
+from fakes import BLUE, FIRST_LAB, RED, stained
 from pixelnets import ByColour, Constant, LeftRight, model_of
 
 from qp2train import ArraySlide, Box, paint, predict, vectorise
 from qp2train.errors import MissingCalibrationError, ModelError, Qp2trainError
 from qp2train.infer import predict as predicting
+from qp2train.slides.stain import NormalisedSlide
 
 ALL = {"tissue": False, "device": "cpu"}
 
@@ -155,3 +157,13 @@ def test_arguments_that_make_no_sense(by_colour, wrong, said):
 def test_a_slide_without_scale(by_colour):
     with pytest.raises(MissingCalibrationError):
         predict(by_colour, ArraySlide(np.zeros((8, 8, 3), np.uint8)), **ALL)
+
+
+@pytest.mark.parametrize("stain", ["macenko", "reinhard"])
+def test_a_model_of_normalised_stain_sees_every_slide_recoloured(by_colour, stain):
+    array = stained(FIRST_LAB)
+    slide = ArraySlide(array, mpp=1.0)
+    found = predict(replace(by_colour, spec=replace(by_colour.spec, stain=stain)), slide, **ALL)
+    recoloured = NormalisedSlide(slide, stain).read(Box(0, 0, 400, 300), (400, 300))
+    assert np.abs(found.probability("Tumor") - red_share(recoloured)).max() < 1.5 / 255
+    assert np.abs(found.probability("Tumor") - red_share(array)).max() > 0.1

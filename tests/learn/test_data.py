@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fakes import FakeEntry, square, write_png, write_pyramid
+from fakes import FIRST_LAB, FakeEntry, square, stained, write_png, write_pyramid
 
-from qp2train import Annotation, LabelMap, open_slide, paint, sample_patches
+from qp2train import Annotation, ArraySlide, LabelMap, open_slide, paint, sample_patches
 from qp2train.learn.augment import Augmentation
 from qp2train.learn.data import PatchDataset, plain_loader, train_loader
+from qp2train.slides.reading import Reading
+from qp2train.slides.stain import NormalisedSlide
 
 
 def test_an_item_is_the_read_patch_and_its_painted_mask(two_colours):
@@ -133,8 +135,20 @@ def test_scaled_decoding_is_the_slides(tmp_path):
     entry = FakeEntry("a", [square(0, 0, 256)], array, 0.5, path=str(tmp_path / "a.tif"))
     table = sample_patches([entry], LabelMap(["Tumor"]), size=32, mpp=1.0, per_class=4)
     for scaled in (False, True):
-        dataset = PatchDataset(table, scaled_decode=scaled)
+        dataset = PatchDataset(table, reading=Reading(scaled_decode=scaled))
         with open_slide(tmp_path / "a.tif", mpp=0.5, scaled_decode=scaled) as slide:
             for row in range(4):
                 assert np.array_equal(dataset.raw(row)[0], slide.read(table.box(row), (32, 32)))
+    assert not np.array_equal(dataset.raw(0)[0], PatchDataset(table).raw(0)[0])
+
+
+@pytest.mark.parametrize("stain", ["macenko", "reinhard"])
+def test_stain_normalisation_is_that_of_the_whole_slide(tmp_path, stain):
+    array = stained(FIRST_LAB)
+    entry = FakeEntry("a", [square(0, 0, 256)], array, 1.0, path=str(write_png(tmp_path / "a.png", array)))
+    table = sample_patches([entry], LabelMap(["Tumor"]), size=32, mpp=1.0, per_class=4)
+    dataset = PatchDataset(table, reading=Reading(stain=stain))
+    recoloured = NormalisedSlide(ArraySlide(array, mpp=1.0), stain)
+    for row in range(4):
+        assert np.array_equal(dataset.raw(row)[0], recoloured.read(table.box(row), (32, 32)))
     assert not np.array_equal(dataset.raw(0)[0], PatchDataset(table).raw(0)[0])

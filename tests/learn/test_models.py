@@ -115,6 +115,15 @@ class TestFolder:
         assert not back.net.training
         assert back.spec.arch == "unet"
 
+    def test_how_slides_are_recoloured_is_kept(self, model, tmp_path):
+        spec = replace(model.spec, stain="macenko")
+        folder = replace(model, spec=spec).save(tmp_path / "recoloured")
+        assert load_model(folder).spec.stain == "macenko"
+        card = folder / "model.json"
+        card.write_text(card.read_text(encoding="utf-8").replace("macenko", "vahadane"), encoding="utf-8")
+        with pytest.raises(ModelError, match="macenko, reinhard"):
+            load_model(folder)
+
     def test_the_run_folder_will_do(self, model, folder):
         assert load_model(folder.parent).id == model.id
 

@@ -127,7 +127,7 @@ class TestPatches:
         from qp2train.sampling.patchcache import PatchCache
 
         table, _ = overlapping
-        cache = PatchCache(tmp_path, table, px=64, scaled_decode=False, limit_gb=1)
+        cache = PatchCache(tmp_path, table, px=64, limit_gb=1)
         plain = PatchDataset(table, cache=cache)
         stored = [plain[0, 0] for _ in range(2)][1]
         layers = PatchDataset(table, cache=cache, multilabel=True)[0, 0]

@@ -18,6 +18,7 @@ from qp2train.errors import Qp2trainError
 from qp2train.learn.augment import Augmentation
 from qp2train.learn.data import PatchDataset
 from qp2train.sampling.patchcache import PatchCache
+from qp2train.slides.reading import Reading
 
 PX = 32
 ROW_BYTES = PX * PX * 4 + 4
@@ -130,7 +131,8 @@ class TestKey:
     def test_other_pixels_annotations_or_sizes_have_files_of_their_own(self, tmp_path, table):
         PatchCache(tmp_path / "c", table, px=PX)
         PatchCache(tmp_path / "c", table, px=PX + 1)
-        PatchCache(tmp_path / "c", table, px=PX, scaled_decode=True)
+        PatchCache(tmp_path / "c", table, px=PX, reading=Reading(scaled_decode=True))
+        PatchCache(tmp_path / "c", table, px=PX, reading=Reading(stain="macenko"))
         (ref,) = table.slides.values()
         PatchCache(tmp_path / "c", replace(table, slides={"a": replace(ref, annotations=(square(0, 0, 9),))}), px=PX)
         path = Path(ref.path)
@@ -138,7 +140,7 @@ class TestKey:
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
         PatchCache(tmp_path / "c", table, px=PX)
-        assert len(files(tmp_path / "c")) == 5
+        assert len(files(tmp_path / "c")) == 6
 
 
 class TestBounds:
