@@ -32,6 +32,7 @@ from qp2train.infer.vectorise import AREA, vectorise
 from qp2train.learn.card import write_card
 from qp2train.learn.classification import Classification
 from qp2train.learn.fit import fit
+from qp2train.learn.hardware import first_process
 from qp2train.learn.models import Model
 from qp2train.learn.segmentation import Segmentation
 from qp2train.qupath.entry import ImageEntry
@@ -106,6 +107,8 @@ def train(recipe: Recipe, table: PatchTable, *, progress: bool = True) -> Model:
     val = table.select("val")
     arguments = {"out": recipe.out, "progress": progress, **recipe["fit"]}
     model = fit(network(recipe, table.labels), table.select("train"), val if len(val) else None, **arguments)
+    if not first_process():  # the others have helped, and write nothing
+        return model
     if len(val):
         model = fit_temperature(model, val)
         write_card(model, model.save(recipe.out / MODEL))

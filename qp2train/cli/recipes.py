@@ -97,6 +97,7 @@ def sample(
 def train(recipe: RecipeArgument, set_: Set = None) -> None:
     """Sample, split and train as a recipe says; print the scores on the held-out patches."""
     from qp2train import runs
+    from qp2train.learn.hardware import first_process
     from qp2train.recipe import load_recipe
     from qp2train.reporting import write_report
 
@@ -105,6 +106,8 @@ def train(recipe: RecipeArgument, set_: Set = None) -> None:
         table = runs.sample(asked, progress=update)
     print_counts(table.counts(), repr(table))
     model = runs.train(asked, table)
+    if not first_process():
+        return
     console.print(f"model [bold]{escape(model.id)}[/] in {escape(str(asked.out))}", soft_wrap=True)
     held_out = [split for split in ("val", "test") if (table.rows["split"] == split).any()]
     for split in held_out:

@@ -94,6 +94,11 @@ class Hardware:
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
 
 
+def first_process() -> bool:
+    """Whether this is the only process of a training, or the first of those that torchrun or SLURM started."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", *LAUNCHED))
+
+
 class Reseed(Callback):
     """Makes what is drawn in an epoch (dropout, mixup) depend on the seed, the epoch and the process only.
 
