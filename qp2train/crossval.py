@@ -16,19 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from qp2train.core.patches import PatchTable
-from qp2train.errors import SplitError
+from qp2train.errors import EvaluationError, SplitError
 from qp2train.infer.crossval import pool_folds
-from qp2train.infer.evaluate import evaluate
+from qp2train.infer.evaluate import evaluate, fit_temperature
 from qp2train.infer.evaluation import Evaluation
+from qp2train.learn.card import write_card
 from qp2train.learn.fit import fit
 from qp2train.recipe import Recipe
-from qp2train.runs import RECIPE, TABLE, all_patches, evaluation_folder, joined, network
+from qp2train.runs import MODEL, RECIPE, TABLE, all_patches, evaluation_folder, joined, network
 from qp2train.sampling.images import Progress
 from qp2train.sampling.leakage import check_leakage
 
 log = logging.getLogger(__name__)
 
 HELD_OUT, POOLED, DONE = "held-out", "cross-validation", "fold.json"
+FOLDED = ("by", "seed", "stratify")  # what a cross-validation uses of a recipe's split section
 Told = Callable[[int, Evaluation], None]
 
 
@@ -52,17 +54,30 @@ def crossval(
         The held-out predictions of all folds as one evaluation, with intervals over all patients.
 
     Raises:
-        SplitError: Fewer patients than folds, or a patient in several folds.
+        SplitError: Fewer patients than folds, fewer than two folds, or a patient in several folds.
     """
     table = all_patches(recipe, progress=progress)
-    how = {key: value for key, value in recipe["split"].items() if key in ("by", "seed", "stratify")}
+    how = {key: value for key, value in recipe["split"].items() if key in FOLDED}
+    unused = sorted(set(recipe["split"]) - set(FOLDED))
+    if unused:
+        log.warning(
+            "split.%s is not used: in a cross-validation every patient of the project is held out once. Patients that "
+            "are to be kept for a last test must not be in the project",
+            ", split.".join(unused),
+        )
     found = []
     for number, (train, held_out) in enumerate(table.folds(folds, **how), start=1):
         check_leakage(train, held_out, pictures=number == 1)  # the looks of all slides are compared at once
         folder = recipe.out / f"fold-{number}"
-        key = {"recipe": recipe.text, "folds": folds, "fold": number, "patches": table.digest()}
+        # Where things lie may change; what is trained, and whose tissue is in which part, may not.
+        key = {
+            "task": recipe.task,
+            "sections": json.loads(json.dumps(recipe.sections, default=str)),
+            "parts": [train.digest(), held_out.digest()],
+        }
         evaluation = _finished(folder, key)
         if evaluation is None:
+            (folder / DONE).unlink(missing_ok=True)
             evaluation = _fold(recipe, folder, train, held_out, how, bar=bar)
             (folder / DONE).write_text(json.dumps(key, indent=1), encoding="utf-8")
         else:
@@ -84,6 +99,9 @@ def _fold(
     if arguments.get("keep", "best") == "best":
         train, val = next(_inner(train, how), (train, None))
     model = fit(network(recipe, train.labels), train, val, **arguments)
+    if val is not None:
+        model = fit_temperature(model, val)
+        write_card(model, model.save(folder / MODEL))
     (folder / RECIPE).write_text(recipe.text, encoding="utf-8")
     parts = {"train": train, "val": val, HELD_OUT: held_out}
     named = [replace(t, rows=t.rows.assign(split=name)) for name, t in parts.items() if t is not None]
@@ -109,6 +127,6 @@ def _finished(folder: Path, key: dict[str, Any]) -> Evaluation | None:
     """The evaluation of a fold that was finished with the same recipe and patches."""
     try:
         known = json.loads((folder / DONE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return Evaluation.load(evaluation_folder(folder, HELD_OUT)) if known == key else None
+    except (OSError, ValueError, EvaluationError):
         return None
-    return Evaluation.load(evaluation_folder(folder, HELD_OUT)) if known == key else None

@@ -14,7 +14,7 @@ Each section's keys are the keyword arguments of one function, so there is no se
     predict:   {tta: none}                          → predict
     vectorise: {min_area_um2: 500}                  → vectorise
 
-Relative paths start at the recipe's folder.
+Relative paths start at the recipe's folder, that of `encoder_weights` if something is there.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from qp2train.core.labels import LabelMap
 from qp2train.core.patches import PatchTable
-from qp2train.errors import LabelError, RecipeError
+from qp2train.errors import LabelError, Qp2trainError, RecipeError
 from qp2train.infer.predict import predict
 from qp2train.infer.vectorise import vectorise
+from qp2train.learn.arguments import check_arguments
 from qp2train.learn.classification import Classification
+from qp2train.learn.encoders import PUBLISHED
 from qp2train.learn.fit import fit
 from qp2train.learn.segmentation import Segmentation
 from qp2train.sampling.plan import sample_patches
@@ -88,7 +90,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
     Raises:
         RecipeError: No such file, no YAML, an unknown section or key (the known ones are named), or a value of
-            the wrong type.
+            the wrong type, or one that no network can be built or trained with.
     """
     path = Path(path)
     data = read_yaml(path)
@@ -155,23 +157,44 @@ def _checked(data: Mapping[str, Any], *, base: Path) -> Recipe:
     if task not in get_args(Task):
         raise RecipeError(f"task must be one of {', '.join(get_args(Task))}, not {task!r}")
     sections = {s: checked_arguments(s, data.get(s), task=task) for s in SECTIONS if s in data}
+    given = {section: dict(data[section] or {}) for section in SECTIONS if section in data}
     if sections.get("fit", {}).get("cache"):
         sections["fit"]["cache"] = _path(base, str(sections["fit"]["cache"]), "fit.cache")
+        given["fit"]["cache"] = str(sections["fit"]["cache"])
+    weights = sections.get("model", {}).get("encoder_weights")
+    if weights not in (None, PUBLISHED) and _path(base, weights, "model.encoder_weights").exists():
+        given["model"]["encoder_weights"] = str(_path(base, weights, "model.encoder_weights"))
+        sections["model"]["encoder_weights"] = given["model"]["encoder_weights"]
     if "classes" not in sections.get("labels", {}):
         raise RecipeError("the recipe does not say which classes to learn: add 'labels: {classes: [Tumor, Stroma]}'")
     try:
         labels = LabelMap(**sections.pop("labels"))
     except LabelError as error:
         raise RecipeError(f"labels: {error}") from error
+    _check_training(labels, sections, task)
     roots = data.get("image_roots") or []
     if not isinstance(roots, str | list):
         raise RecipeError(f"image_roots must be a list of folders, not {roots!r}")
     project = _path(base, data["project"], "project")
     out = _path(base, data.get("out", "runs/model"), "out")
     found = tuple(_path(base, r, "image_roots") for r in ([roots] if isinstance(roots, str) else roots))
-    absolute = {**data, "project": str(project), "out": str(out), "image_roots": [str(r) for r in found]}
+    absolute = {**data, **given, "project": str(project), "out": str(out), "image_roots": [str(r) for r in found]}
     text = yaml.safe_dump(absolute, sort_keys=False, allow_unicode=True)
     return Recipe(project, found, out, labels, sections, text, task)
+
+
+def _check_training(labels: LabelMap, sections: Mapping[str, Mapping[str, Any]], task: Task) -> None:
+    """Refuse now what `fit` would refuse only after sampling, which may take hours."""
+    network = Segmentation if task == "segmentation" else Classification
+    try:
+        spec = network(labels, **sections.get("model", {}))
+    except Qp2trainError as error:
+        raise RecipeError(f"model: {error}") from error
+    defaults = {name: p.default for name, p in inspect.signature(fit).parameters.items() if p.default is not p.empty}
+    try:
+        check_arguments(spec, {**defaults, **sections.get("fit", {})})
+    except Qp2trainError as error:
+        raise RecipeError(f"fit: {error}") from error
 
 
 def _key(loc: tuple[str | int, ...]) -> list[str]:

@@ -11,6 +11,7 @@ RUN/
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,7 +54,7 @@ log = logging.getLogger(__name__)
 
 # What outlines of tissue carry as their source, beside the models' ids.
 TISSUE_SOURCE = "qp2train-tissue"
-RECIPE, TABLE, MODEL = "recipe.yaml", "patches.parquet", "model"
+RECIPE, TABLE, MODEL, EVALUATION = "recipe.yaml", "patches.parquet", "model", "evaluation"
 
 
 def sample(recipe: Recipe, *, progress: Progress | None = None) -> PatchTable:
@@ -109,6 +110,7 @@ def train(recipe: Recipe, table: PatchTable, *, progress: bool = True) -> Model:
     model = fit(network(recipe, table.labels), table.select("train"), val if len(val) else None, **arguments)
     if not first_process():  # the others have helped, and write nothing
         return model
+    shutil.rmtree(recipe.out / EVALUATION, ignore_errors=True)  # what is there was of an older model
     if len(val):
         model = fit_temperature(model, val)
         write_card(model, model.save(recipe.out / MODEL))
@@ -129,7 +131,7 @@ def prediction_settings(run: str | Path, overrides: Iterable[str] = ()) -> dict[
     Raises:
         RecipeError: An override of another section, an unknown key or a wrong type, or a damaged recipe.
     """
-    file = _run_folder(run) / RECIPE
+    file = run_folder(run) / RECIPE
     data = read_yaml(file) if file.is_file() else {}
     settings = {section: data.get(section) or {} for section in ("predict", "vectorise")}
     for text in overrides:
@@ -147,13 +149,13 @@ def evaluate_run(run: str | Path, split: str) -> Evaluation:
         SplitError: The run has no patch of that split.
     """
     model = Model.load(run)
-    table = PatchTable.load(_run_folder(run) / TABLE)
+    table = PatchTable.load(run_folder(run) / TABLE)
     part = table.select(split)
     if len(part) == 0:
         there = ", ".join(sorted(set(table.rows["split"])))
         raise SplitError(f"{run} has no patches of the split {split!r}; it has: {there}")
     found = evaluate(model, part)
-    folder = _run_folder(run)
+    folder = run_folder(run)
     found.save(evaluation_folder(folder, split))
     if split == "test" and (folder / MODEL).is_dir():
         write_card(model, folder / MODEL, found.to_dict())
@@ -162,7 +164,7 @@ def evaluate_run(run: str | Path, split: str) -> Evaluation:
 
 def evaluation_folder(run: str | Path, split: str) -> Path:
     """Where a run keeps an evaluation: metrics.json and counts.npz."""
-    return Path(run) / "evaluation" / split
+    return Path(run) / EVALUATION / split
 
 
 def compare_runs(a: str | Path, b: str | Path, *, split: str | None = None, metric: str = "dice") -> Comparison:
@@ -177,7 +179,7 @@ def compare_runs(a: str | Path, b: str | Path, *, split: str | None = None, metr
     Raises:
         EvaluationError: A run has no such evaluation, or they are not of the same patches.
     """
-    runs = [_run_folder(a), _run_folder(b)]
+    runs = [run_folder(a), run_folder(b)]
     if split is None:
         split = "cross-validation" if all(evaluation_folder(r, "cross-validation").is_dir() for r in runs) else "test"
     first, second = (Evaluation.load(evaluation_folder(r, split)) for r in runs)
@@ -185,7 +187,7 @@ def compare_runs(a: str | Path, b: str | Path, *, split: str | None = None, metr
     return compare_evaluations(first, second, metric=metric, names=names)
 
 
-def _run_folder(given: str | Path) -> Path:
+def run_folder(given: str | Path) -> Path:
     """The run's folder, also where its `model` folder was given."""
     folder = Path(given).absolute()
     return folder.parent if folder.name == MODEL and (folder.parent / RECIPE).is_file() else Path(given)

@@ -85,6 +85,50 @@ def test_a_stopped_run_goes_on_where_it_stopped(recipe: Path, monkeypatch: pytes
     assert len(trained) == 6
 
 
+def test_patients_that_were_corrected_meanwhile_are_dealt_out_anew(recipe: Path) -> None:
+    """A fold of the old patients would leave some slides out, and hold others out twice."""
+    crossval(load_recipe(recipe), folds=3, bar=False)
+    table = recipe.parent / "metadata.csv"
+    rows = [f"s{i}.png,Q{i // 2},1" for i in range(6)]
+    table.write_text("\n".join(["slide,patient,mpp", *rows]), encoding="utf-8")
+    pooled = crossval(load_recipe(recipe), folds=3, bar=False)
+    assert pooled.patients == ("Q0", "Q1", "Q2")
+    assert len(pooled.patches) == len(runs.all_patches(load_recipe(recipe)))
+    assert pooled.patches.groupby("slide")["fold"].nunique().eq(1).all()
+
+
+def test_a_project_that_was_moved_is_not_trained_again(
+    recipe: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crossval(load_recipe(recipe), folds=3, bar=False)
+    moved = recipe.parent.rename(tmp_path_factory.mktemp("elsewhere") / "moved")
+    monkeypatch.setattr("qp2train.crossval.fit", None)
+    assert crossval(load_recipe(moved / recipe.name), folds=3, bar=False).patients == ("P0", "P1", "P2")
+
+
+def test_a_fold_that_is_trained_again_is_not_finished_until_it_is(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crossval(load_recipe(recipe), folds=3, bar=False)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr("qp2train.crossval.evaluate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            crossval(load_recipe(recipe, ["fit.seed=1"]), folds=3, bar=False)
+    crossval(load_recipe(recipe), folds=3, bar=False)
+    fold = recipe.parent / "run" / "fold-1"
+    found = json.loads((fold / "evaluation/held-out/metrics.json").read_text(encoding="utf-8"))
+    assert found["model"] == qp.load_model(fold).id
+
+
+def test_what_a_cross_validation_does_not_use_is_said(recipe: Path, caplog: pytest.LogCaptureFixture) -> None:
+    crossval(load_recipe(recipe, ["split.assign={P2: test}", "fit.epochs=1"]), folds=3, bar=False)
+    assert "split.assign is not used" in caplog.text
+
+
 def test_more_folds_than_patients(recipe: Path) -> None:
     with pytest.raises(SplitError, match="there are 3 groups"):
         crossval(load_recipe(recipe), folds=4, bar=False)

@@ -16,7 +16,7 @@ import qp2train as qp
 SETTINGS = """
 project: .
 labels: {classes: [Tumor]}
-sample: {size: 32, mpp: 1, per_class: 8}
+sample: {size: 32, mpp: 1, per_class: 24}
 split: {assign: {P1: val, P2: test}}
 model: {encoder: resnet18, encoder_weights: null, options: {encoder_depth: 3, decoder_channels: [16, 8, 8]}}
 fit: {epochs: 1, batch_size: 4, augment: none, track: csv, accelerator: cpu, devices: 2}
@@ -46,7 +46,7 @@ def test_two_processes_make_one_run(tmp_path: Path) -> None:
         timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert done.stdout.count("report: ") == 1
     table = qp.PatchTable.load(tmp_path / "run" / "patches.parquet")
     assert set(table.rows["split"]) == {"train", "val", "test"}

@@ -104,7 +104,8 @@ def train(recipe: RecipeArgument, set_: Set = None) -> None:
     asked = load_recipe(recipe, set_ or [])
     with progress("slides") as update:
         table = runs.sample(asked, progress=update)
-    print_counts(table.counts(), repr(table))
+    if first_process():
+        print_counts(table.counts(), repr(table))
     model = runs.train(asked, table)
     if not first_process():
         return
@@ -129,13 +130,14 @@ def evaluate(
 @app.command(epilog="Example: [bold]qp2train crossval recipe.yaml --folds 5[/]")
 def crossval(
     recipe: RecipeArgument,
-    folds: Annotated[int, typer.Option(help="Parts that the patients are divided into.")] = 5,
+    folds: Annotated[int, typer.Option(min=2, help="Parts that the patients are divided into.")] = 5,
     set_: Set = None,
 ) -> None:
     """Train and score a recipe once per part of the patients, each time without that part.
 
     A stopped run goes on with the fold at which it was stopped.
     """
+    from qp2train.crossval import POOLED
     from qp2train.crossval import crossval as run_folds
     from qp2train.infer.evaluation import Evaluation
     from qp2train.recipe import load_recipe
@@ -150,7 +152,7 @@ def crossval(
     print_frame(pooled.table(), "Dice of the held-out patients")
     for number in range(1, folds + 1):
         write_report(asked.out / f"fold-{number}")
-    say(f"report with intervals over patients: {write_report(asked.out)}; each fold has its own, too")
+    say(f"report with intervals over patients: {write_report(asked.out, split=POOLED)}; each fold has its own, too")
 
 
 @app.command(epilog="Example: [bold]qp2train compare runs/unet runs/segformer --metric dice[/]")
@@ -177,16 +179,16 @@ def report(
         str | None,
         typer.Option(help="Which patches are scored: test or val; held-out of a fold. Default: what there is."),
     ] = None,
-    slides: Annotated[int, typer.Option(help="How many whole slides are predicted for it.")] = 0,
+    slides: Annotated[int, typer.Option(min=0, help="How many whole slides are predicted for it.")] = 0,
 ) -> None:
     """Write RUN/report.html: scores with intervals, curves, pictures; one file, for people."""
     from qp2train import runs
-    from qp2train.reporting import write_report
+    from qp2train.reporting.write import SPLITS, is_current, write_report
 
-    wanted = split or "test"
-    if not any((run / "evaluation").glob(f"{split or '*'}/metrics.json")):
-        runs.evaluate_run(run, wanted)
-    say(f"report: {write_report(run, split=wanted, slides=slides)}")
+    folder = runs.run_folder(run)
+    if not any(is_current(folder, known) for known in ([split] if split else SPLITS)):
+        runs.evaluate_run(folder, split or "test")
+    say(f"report: {write_report(folder, split=split or 'test', slides=slides)}")
 
 
 @app.command(epilog="Example: [bold]qp2train predict runs/tumor liver/project.qpproj --write[/]")

@@ -16,6 +16,8 @@ from qp2train.core.labels import IGNORE
 BINS = 1000
 # Points of a drawn curve, at most.
 POINTS = 101
+# The log-odds that a graded score can tell apart, and those up to which its steps are about equal.
+MOST_ODDS, EVEN_ODDS = 10_000.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,16 @@ class ScoreHistogram:
         true, false = _above(self.counts[self.names.index(name)])
         said = true + false > 0
         return _thinned(ratio(true, true[-1])[said], ratio(true, true + false)[said])
+
+
+def graded(log_odds: NDArray[Any]) -> Floats:
+    """Log-odds → scores in 0–1 in the same order, fit for a histogram.
+
+    Probabilities are not: those of a sure network are all next to 0 or 1, and fall into two bins, so that its curves
+    would depend on its temperature. Near 0 a thousandth is 0.04 of log-odds; at ±100 it is 2.
+    """
+    clipped = np.clip(np.asarray(log_odds, dtype=np.float64), -MOST_ODDS, MOST_ODDS)
+    return np.asarray((np.arcsinh(clipped / EVEN_ODDS) / np.arcsinh(MOST_ODDS / EVEN_ODDS) + 1) / 2)
 
 
 def roc_auc(counts: NDArray[Any]) -> Floats:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from qp2train.errors import SplitError
 
 log = logging.getLogger(__name__)
+
+# The metadata key of a slide that says whose tissue it is.
+PATIENT = "patient"
 
 
 class Named(Protocol):
@@ -46,6 +49,13 @@ def groups_of(slides: Sequence[Named], by: str | Sequence[str]) -> dict[str, str
     for other in others:
         first = _joined(first, other)
     return first
+
+
+def patients_of(slides: Iterable[Named], grouped_by: Iterable[str] = ()) -> dict[str, str]:
+    """Entry id → patient: as the slide's metadata say, else the value of what slides were grouped by; else absent."""
+    keys = (PATIENT, *grouped_by)
+    said = {s.entry: next((s.metadata[k] for k in keys if s.metadata.get(k)), "") for s in slides}
+    return {entry: patient for entry, patient in said.items() if patient}
 
 
 def _values(slides: Sequence[Named], by: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,15 +11,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from qp2train.core.agreement import CLASS_SCORES, OVERALL_SCORES, Floats, foreground_mean
+from qp2train.core.agreement import CLASS_SCORES, OVERALL_SCORES, Floats
 from qp2train.core.curves import average_precision, roc_auc
 from qp2train.core.intervals import EXACT, Interval, Score, paired_difference, paired_p_value
+from qp2train.core.labels import BACKGROUND_NAME
 from qp2train.errors import EvaluationError
 from qp2train.infer.evaluation import Evaluation
 
 CURVES: dict[str, Callable[[NDArray[Any]], Floats]] = {"roc_auc": roc_auc, "pr_auc": average_precision}
 COMPARED = (*CLASS_SCORES, *CURVES, *OVERALL_SCORES)
 MEAN = "mean"
+COLUMNS = ("difference", "low", "high", "p")
 
 
 def pool_folds(folds: Sequence[Evaluation], *, split: str = "cross-validation") -> Evaluation:
@@ -78,6 +81,7 @@ class Comparison:
             (second − first), low, high (its 95 % interval) and p.
         difference: Of the row "mean" or "all".
         p_value: Of that row, see `paired_p_value`; NaN for fewer than two patients.
+        left_out: Classes that are not in "mean", as one of the models has no score of them.
     """
 
     metric: str
@@ -86,6 +90,7 @@ class Comparison:
     table: pd.DataFrame
     difference: Interval
     p_value: float
+    left_out: tuple[str, ...] = ()
 
     @property
     def smallest_p(self) -> float:
@@ -99,8 +104,10 @@ class Comparison:
         first, second = self.names
         score = self.metric.replace("_", " ")
         of = f"{'mean ' if row.name == MEAN else ''}{score}, {self.patients} patient{'s' if self.patients != 1 else ''}"
+        if self.left_out:
+            of += f", without {_named(self.left_out)}, of which one of them has no {score}"
         said = (
-            f"{second} scores {row[second]:.3f} and {first} {row[first]:.3f} ({of}): "
+            f"{second} scores {row.iloc[1]:.3f} and {first} {row.iloc[0]:.3f} ({of}): "
             f"a difference of {self.difference.value:+.3f}"
         )
         if np.isnan(self.difference.value):
@@ -121,7 +128,7 @@ class Comparison:
         return f"{self.table.to_string(float_format=lambda v: f'{v:.3f}')}\n{self.sentence}"
 
     def _repr_html_(self) -> str:
-        return f"{self.table.to_html(float_format=lambda v: f'{v:.3f}')}<p>{self.sentence}</p>"
+        return f"{self.table.to_html(float_format=lambda v: f'{v:.3f}')}<p>{html.escape(self.sentence)}</p>"
 
 
 def compare_evaluations(
@@ -140,7 +147,7 @@ def compare_evaluations(
         b: Another one.
         metric: One of `COMPARED`: "dice", "iou", "precision", "recall", "f1", "specificity", "roc_auc", "pr_auc" of
             each class and their mean; "accuracy", "balanced_accuracy" or "kappa" of all classes together.
-        names: What to call them; None = by their models' ids.
+        names: What to call them; None = by their models' ids. Names of columns get " (run)" behind them.
         resamples: Draws of patients for the intervals.
         seed: Of these draws, and of the exchanges of more than 12 patients.
 
@@ -154,31 +161,49 @@ def compare_evaluations(
     first, second = names or (a.model, b.model)
     if first == second:
         first, second = f"{first} (1)", f"{second} (2)"
+    first, second = (f"{name} (run)" if name in COLUMNS else name for name in (first, second))
     counts = (a.histograms, b.histograms) if metric in CURVES else (a.by_patient(), b.by_patient())
+    scored = [~np.isnan(_values(a, metric, c.sum(axis=0, keepdims=True))[0]) for c in counts]
+    common = np.logical_and(*scored)
     rows = {}
     for key in ("all",) if metric in OVERALL_SCORES else (*a.names, MEAN):
-        score = _score(a, metric, key)
+        score = _score(a, metric, key, common)
         found = paired_difference(*counts, score, resamples=resamples, seed=seed)
         both = [float(score(c.sum(axis=0, keepdims=True))[0]) for c in counts]
         rows[key] = [*both, *found, paired_p_value(*counts, score, seed=seed)]
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=[first, second, "difference", "low", "high", "p"])
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=[first, second, *COLUMNS])
     last = rows[MEAN if MEAN in rows else "all"]
-    return Comparison(metric, (first, second), len(a.patients), table, Interval(*last[2:5]), last[5])
+    by_class = metric not in OVERALL_SCORES
+    left_out = tuple(n for n, one, of in zip(a.names, *scored, strict=True) if one != of) if by_class else ()
+    return Comparison(metric, (first, second), len(a.patients), table, Interval(*last[2:5]), last[5], left_out)
 
 
-def _score(evaluation: Evaluation, metric: str, key: str) -> Score:
-    """Sums of counts → one score each."""
+def _score(evaluation: Evaluation, metric: str, key: str, common: NDArray[np.bool_]) -> Score:
+    """Sums of counts → one score each; the mean is of the classes of `common`, and NaN where one of them has none.
+
+    Means of different classes are no comparison: who never says a difficult class would win.
+    """
+    foreground = [i for i, name in enumerate(evaluation.names) if name != BACKGROUND_NAME]
+    averaged = [i for i in foreground if key == MEAN and common[i]]
 
     def score(sums: NDArray[Any]) -> Floats:
+        values = _values(evaluation, metric, sums)
         if metric in OVERALL_SCORES:
-            return evaluation.overall_scores(sums)[metric]
-        values = CURVES[metric](sums) if metric in CURVES else evaluation.class_scores(sums)[metric]
+            return values
         if key == MEAN:
-            return foreground_mean(values, evaluation.names)
+            chosen = values[..., averaged]
+            return chosen.mean(axis=-1) if averaged else np.full(chosen.shape[:-1], np.nan)
         of_class: Floats = values[..., evaluation.names.index(key)]
         return of_class
 
     return score
+
+
+def _values(evaluation: Evaluation, metric: str, sums: NDArray[Any]) -> Floats:
+    """(R, C) scores of each class, or (R,) of all together, from sums of counts (R, …)."""
+    if metric in OVERALL_SCORES:
+        return evaluation.overall_scores(sums)[metric]
+    return CURVES[metric](sums) if metric in CURVES else evaluation.class_scores(sums)[metric]
 
 
 def _check_alike(a: Evaluation, b: Evaluation) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from qp2train.core.annotation import Annotation
-from qp2train.core.calibration import fitted_temperature
+from qp2train.core.calibration import COLDEST, HOTTEST, fitted_temperature
 from qp2train.core.confusion import Confusion
 from qp2train.core.geometry import Box
 from qp2train.core.labels import IGNORE, LabelMap
@@ -19,7 +20,7 @@ from qp2train.errors import ModelError, NoAnnotationError
 from qp2train.infer.evaluation import Evaluation
 from qp2train.infer.predict import choose_device, temperature_of
 from qp2train.infer.scoring import Tally
-from qp2train.learn.classification import Classification
+from qp2train.learn.classification import Classification, ClassificationNet
 from qp2train.learn.classify import val_loader
 from qp2train.learn.data import plain_loader
 from qp2train.learn.models import Model
@@ -27,6 +28,8 @@ from qp2train.learn.patchlabels import patch_labels
 from qp2train.learn.segmentation import Segmentation
 from qp2train.sampling.mask import Painter
 from qp2train.slides.reading import Reading
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Evaluation", "compare", "evaluate", "fit_temperature"]
 
@@ -75,8 +78,9 @@ def evaluate(
     for logits, truths in _batches(model, part, batch_size, device, workers):
         scaled = logits / temperature
         scores = scaled.sigmoid() if multilabel else scaled.softmax(dim=1)
-        for truth, score in zip(truths.numpy(), scores.cpu().numpy(), strict=True):
-            tally.add(truth, score)
+        odds = scaled if multilabel else _log_odds(scaled)
+        for truth, *said in zip(truths.numpy(), scores.cpu().numpy(), odds.cpu().numpy(), strict=True):
+            tally.add(truth, *said)
     return tally.evaluation(model=model.id, temperature=temperature)
 
 
@@ -104,7 +108,8 @@ def fit_temperature(
         seed: Of the draw.
 
     Returns:
-        A model with `about["temperature"]`.
+        A model with `about["temperature"]`; the same model, with a warning, where the patches cannot tell it: where all
+        of their few pixels are right, ever more certainty seems ever better.
 
     Raises:
         ModelError: As for `evaluate`.
@@ -117,16 +122,23 @@ def fit_temperature(
     logits: list[NDArray[np.float32]] = []
     truths: list[NDArray[np.integer]] = []
     for batch, masks in _batches(model, part, batch_size, device, workers):
-        for values, mask in zip(batch.cpu().numpy(), masks.numpy(), strict=True):
+        for said, mask in zip(batch.cpu().numpy(), masks.numpy(), strict=True):
             labels = mask.ravel()  # of a whole patch one "pixel", of overlapping classes one per class
-            flat = values.ravel() if _multilabel(model) else values.reshape(len(values), -1).T
+            flat = said.ravel() if _multilabel(model) else said.reshape(len(said), -1).T
             drawn = rng.permutation(np.flatnonzero(labels != IGNORE))[:share]
             logits.append(flat[drawn])
             truths.append(labels[drawn].astype(np.int64))
-    truth = np.concatenate(truths)
+    truth, values = np.concatenate(truths), np.concatenate(logits)
+    if isinstance(model.net, ClassificationNet):  # a class that was never seen has probability 0 at any temperature
+        seen = model.net.known.cpu().numpy()[truth]
+        truth, values = truth[seen], values[seen]
     if len(truth) == 0:
         raise NoAnnotationError("no pixel of the validation patches is annotated, so that no temperature can be fitted")
-    temperature = fitted_temperature(np.concatenate(logits), truth)
+    temperature = fitted_temperature(values, truth)
+    right = (values > 0 if values.ndim == 1 else values.argmax(axis=1)) == truth
+    if right.all() or not 1.01 * COLDEST < temperature < 0.99 * HOTTEST:
+        log.warning("%s: the validation patches are too few, or too easy, to say how sure the model may be", model.id)
+        return model
     return replace(model, about={**model.about, "temperature": temperature})
 
 
@@ -170,7 +182,16 @@ def _batches(
         )
     with torch.inference_mode():
         for pixels, truth in loader:
-            yield net(pixels.to(chosen).contiguous()).float(), truth
+            logits = net(pixels.to(chosen).contiguous()).float()
+            if not torch.isfinite(logits).all():
+                raise ModelError(f"{model.id} answers with what is no number: train it again, at a lower learning rate")
+            yield logits, truth
+
+
+def _log_odds(logits: torch.Tensor) -> torch.Tensor:
+    """(B, C, …) logits of exclusive classes → log-odds of each against the others, also where a probability is 1."""
+    others = [torch.cat([logits[:, :c], logits[:, c + 1 :]], dim=1).logsumexp(dim=1) for c in range(logits.shape[1])]
+    return logits - torch.stack(others, dim=1)
 
 
 def compare(

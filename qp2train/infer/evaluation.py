@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Literal, Self
 from zipfile import BadZipFile
 
@@ -25,6 +29,18 @@ Task = Literal["segmentation", "classification"]
 
 METRICS, COUNTS = "metrics.json", "counts.npz"
 PATCH_COLUMNS = ("row", "entry", "slide", "patient", "x", "y", "dice", "score", "uncertainty")
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    BadZipFile,
+    zlib.error,
+    TokenError,  # of numpy's parser of headers
+    SyntaxError,
+    NotImplementedError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
 _ARRAYS = ("confusions", "histograms", "reliabilities", "boundaries", "objects")
 
 
@@ -109,7 +125,12 @@ class Evaluation:
     def overall_scores(self, confusions: NDArray[Any]) -> dict[str, Floats]:
         """Score → (…), see `agreement.overall_scores`; the mean over the classes where they may overlap."""
         scores = overall_scores(confusions)
-        return {k: mean_known(v) for k, v in scores.items()} if self.multilabel else scores
+        if not self.multilabel:
+            return scores
+        # Of a class that is nowhere, the share of right pixels is no balanced accuracy.
+        there = confusions[..., 1, :].sum(axis=-1) > 0
+        scores["balanced_accuracy"] = np.where(there, scores["balanced_accuracy"], np.nan)
+        return {k: mean_known(v) for k, v in scores.items()}
 
     @property
     def histogram(self) -> ScoreHistogram:
@@ -145,8 +166,12 @@ class Evaluation:
         """Write `metrics.json`, for people and other programs, and `counts.npz`, for `load`. Returns the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / METRICS).write_text(text(self.to_dict()), encoding="utf-8")
-        np.savez_compressed(folder / COUNTS, **{name: getattr(self, name) for name in _ARRAYS})
+        counts = io.BytesIO()
+        np.savez_compressed(counts, **{name: getattr(self, name) for name in _ARRAYS})
+        for name, data in ((COUNTS, counts.getvalue()), (METRICS, text(self.to_dict()).encode())):
+            new = folder / f".{name}.new"  # a full disk leaves what was there
+            new.write_bytes(data)
+            os.replace(new, folder / name)
         return folder
 
     @classmethod
@@ -159,7 +184,7 @@ class Evaluation:
         folder = Path(folder)
         try:
             data = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-            with np.load(folder / COUNTS, allow_pickle=False) as stored:
+            with np.load(io.BytesIO((folder / COUNTS).read_bytes()), allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in _ARRAYS}
             if data["format"] > FORMAT:
                 raise EvaluationError(f"{folder} was written by a newer qp2train (format {data['format']}); update it")
@@ -172,7 +197,7 @@ class Evaluation:
             found = cls(task, model, split, tuple(data["classes"]), float(data["mpp"]), temperature, rows, **arrays)
         except FileNotFoundError as error:
             raise EvaluationError(f"{folder} holds no evaluation: {METRICS} or {COUNTS} is missing") from error
-        except (OSError, BadZipFile, KeyError, TypeError, ValueError) as error:
+        except _UNREADABLE as error:
             if isinstance(error, EvaluationError):
                 raise
             raise EvaluationError(f"{folder} does not hold a readable evaluation: {error}") from error

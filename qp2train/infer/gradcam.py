@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate
 from qp2train.core.labels import BACKGROUND
 from qp2train.errors import ModelError
 from qp2train.infer.classify import net_of
+from qp2train.infer.predict import temperature_of
 from qp2train.learn.classification import ClassificationNet
 from qp2train.learn.models import Model
 from qp2train.learn.segmentation import Segmentation
@@ -38,10 +39,12 @@ def gradcam(model: Model, pixels: torch.Tensor) -> NDArray[np.float32]:
         nothing does, and of classes that the model never predicts. Of several scales, the patch's own.
 
     Raises:
-        ModelError: The model is none of classification, or its encoder has no maps.
+        ModelError: The model is none of classification, its encoder has no maps, or the pixels have another form.
     """
     net = net_of(model).eval()
-    maps, _ = _maps(net, pixels)
+    _check_pixels(pixels, scales=net.scales)
+    with torch.inference_mode(False):
+        maps, _ = _maps(net, pixels.clone())
     return np.asarray(maps.cpu().numpy(), dtype=np.float32)
 
 
@@ -57,14 +60,14 @@ def as_segmentation(model: Model, *, threshold: float = 0.5) -> Model:
         threshold: From which score on a pixel is no background, 0 < threshold < 1.
 
     Raises:
-        ModelError: A threshold out of range, no classification model, or one that reads several scales.
+        ModelError: A threshold or temperature out of range, no classification model, or one that reads several scales.
     """
-    if not 0 < threshold < 1:
-        raise ModelError(f"threshold must be above 0 and below 1, not {threshold}")
+    if not (isinstance(threshold, int | float) and 0 < threshold < 1):
+        raise ModelError(f"threshold must be a number above 0 and below 1, not {threshold!r}")
     net = net_of(model)
     if net.scales > 1:
         raise ModelError("a slide's Grad-CAM needs a classifier that reads one scale; this one reads its context too")
-    cams: Any = _CamNet(net, threshold, float(model.about.get("temperature", 1.0)))
+    cams: Any = _CamNet(net, threshold, temperature_of(model))
     spec = Segmentation(
         model.labels, arch="gradcam", encoder=net.architecture.name, encoder_weights=None, stain=net.spec.stain
     )
@@ -88,6 +91,15 @@ class _CamNet(nn.Module):
         # As high as the strongest class where that is just at the threshold.
         score[:, BACKGROUND] = (1 - strongest) * self.threshold / (1 - self.threshold)
         return score.clamp_min(_TINY).log()
+
+
+def _check_pixels(pixels: object, *, scales: int) -> None:
+    form = "(B, 3, H, W)" if scales == 1 else f"(B, {scales}, 3, H, W)"
+    if not isinstance(pixels, torch.Tensor):
+        raise ModelError(f"pixels must be a torch tensor {form}, not {type(pixels).__name__}")
+    channels = (3,) if scales == 1 else (scales, 3)
+    if pixels.ndim != 3 + len(channels) or pixels.shape[1:-2] != channels or 0 in pixels.shape:
+        raise ModelError(f"pixels must be {form} with at least one patch, not {tuple(pixels.shape)}")
 
 
 def _maps(net: ClassificationNet, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import entr
+from scipy.special import entr, logit
 
 from qp2train.core.agreement import foreground_mean
 from qp2train.core.boundary import boundary_distance
 from qp2train.core.calibration import BINS as RELIABILITY_BINS
 from qp2train.core.calibration import Reliability
 from qp2train.core.confusion import Confusion
-from qp2train.core.curves import BINS, ScoreHistogram
+from qp2train.core.curves import BINS, ScoreHistogram, graded
+from qp2train.core.grouping import patients_of
 from qp2train.core.labels import BACKGROUND_NAME, IGNORE
 from qp2train.core.patches import PatchTable
 from qp2train.infer.evaluation import Evaluation, Task
@@ -56,9 +57,11 @@ class Tally:
         self._rows = rows
         self._measured = [i for i, n in enumerate(names) if n != BACKGROUND_NAME and task == "segmentation"]
         self._boundary, self._objects = boundary, objects
-        groups = table.rows["group"].astype(str)
-        self._patients = groups.tolist()
-        places = {p: i for i, p in enumerate(sorted(set(groups)))}
+        of_entry = patients_of(table.slides.values(), table.grouped_by)
+        groups = zip(table.rows["entry"], table.rows["group"].astype(str), strict=True)
+        by_hand = table.grouped_by != ("patch",)  # whose groups are patches
+        self._patients = [of_entry.get(entry) or (group if by_hand else str(entry)) for entry, group in groups]
+        places = {p: i for i, p in enumerate(sorted(set(self._patients)))}
         self._place = [places[p] for p in self._patients]
         n, c = len(table), len(names)
         self.confusions = np.zeros((n, c, 2, 2) if multilabel else (n, c, c), dtype=np.int64)
@@ -69,22 +72,27 @@ class Tally:
         self.uncertainty, self.score = np.full(n, np.nan), np.full(n, np.nan)
         self.row = 0
 
-    def add(self, truth: NDArray[np.integer], probabilities: Probabilities) -> None:
+    def add(
+        self, truth: NDArray[np.integer], probabilities: Probabilities, log_odds: Probabilities | None = None
+    ) -> None:
         """Count the next patch.
 
         Args:
             truth: (H, W) label indices, or a number of a whole patch; 255 = ignored. With `multilabel` (C, H, W) of
                 0, 1 and 255.
             probabilities: (C, H, W), or (C,) of a whole patch.
+            log_odds: Likewise, of each class against all others; None = those of the probabilities, which cannot tell
+                a sure prediction from a surer one.
         """
+        grades = graded(logit(probabilities) if log_odds is None else log_odds)
         row, place = self.row, self._place[self.row]
         self.row += 1
         if self.multilabel:
-            self._add_flags(row, place, truth, probabilities)
+            self._add_flags(row, place, truth, probabilities, grades)
             return
         said = probabilities.argmax(axis=0)
         self.confusions[row] = Confusion.of(truth, said, self.names).matrix
-        self.histograms[place] += ScoreHistogram.of(truth, probabilities, self.names).counts
+        self.histograms[place] += ScoreHistogram.of(truth, grades, self.names).counts
         self.reliabilities[place] += Reliability.of(truth, probabilities).sums
         # In bits over log2(C), the base does not matter: 1 = all classes are equally likely.
         self.uncertainty[row] = entr(probabilities).sum(axis=0).mean() / np.log(len(self.names))
@@ -131,14 +139,18 @@ class Tally:
             }
         )
 
-    def _add_flags(self, row: int, place: int, truth: NDArray[np.integer], probabilities: Probabilities) -> None:
+    def _add_flags(
+        self, row: int, place: int, truth: NDArray[np.integer], probabilities: Probabilities, grades: Probabilities
+    ) -> None:
         """A patch whose classes may overlap: each is told from all else."""
-        for value, (flags, p) in enumerate(zip(truth, probabilities, strict=True)):
+        for value, (flags, p, grade) in enumerate(zip(truth, probabilities, grades, strict=True)):
             said = (p > 0.5).astype(np.uint8)
             self.confusions[row, value] = Confusion.of(flags, said, ("not", "yes")).matrix
             counted = flags != IGNORE
             there, p_there = flags[counted] == 1, p[counted]
-            self.histograms[place, value] += ScoreHistogram.of_flags(there[None], p_there[None], ("yes",)).counts[0]
+            self.histograms[place, value] += ScoreHistogram.of_flags(
+                there[None], grade[None, counted], ("yes",)
+            ).counts[0]
             right = (p_there > 0.5) == there
             self.reliabilities[place] += Reliability.of_hits(np.maximum(p_there, 1 - p_there), right).sums
             self._measure(row, value, flags, said, 1)

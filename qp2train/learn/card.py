@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
+from qp2train.core.grouping import patients_of
 from qp2train.core.labels import BACKGROUND_NAME
 from qp2train.core.patches import PatchTable
 from qp2train.learn.models import Model
 
 README = "README.md"
-PATIENT = "patient"
 PIPELINES = {"segmentation": "image-segmentation", "classification": "image-classification"}
 # Shown of an evaluation, in this order, per class and over all: metric and its name.
 SCORES = (
@@ -148,8 +148,8 @@ def _code(value: object) -> str:
 
 def _counts(table: PatchTable) -> dict[str, int]:
     entries = set(table.rows["entry"])
-    keys = (PATIENT, *table.grouped_by)
-    patients = {next(filter(None, map(table.slides[e].metadata.get, keys)), f"slide {e}") for e in entries}
+    of_entry = patients_of(table.slides.values(), table.grouped_by)
+    patients = {of_entry.get(e, f"slide {e}") for e in entries}
     return {"patients": len(patients), "slides": len(entries), "patches": len(table)}
 
 

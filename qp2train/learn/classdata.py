@@ -144,7 +144,9 @@ def train_loader(
     """Shuffled, augmented batches; the last incomplete batch of an epoch is dropped if there is a full one."""
     return DataLoader(
         data,
-        batch_sampler=EpochOrder(data.tables[0], batch_size=batch_size, seed=seed, balanced=balanced),
+        batch_sampler=EpochOrder(
+            data.tables[0], batch_size=batch_size, seed=seed, balanced=balanced, classes=data.labels
+        ),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

@@ -19,6 +19,7 @@ from qp2train.learn.foundation import Architecture, pooled
 from qp2train.learn.lora import add_lora
 from qp2train.learn.mixup import check_mixup
 from qp2train.learn.specs import check_options, check_stain
+from qp2train.learn.typed import check_types
 from qp2train.slides.stain import Stain
 
 Tune = Literal["full", "frozen", "probe", "lora"]
@@ -74,11 +75,13 @@ class Classification:
 
     def __post_init__(self) -> None:
         check_stain(self.stain)
-        if self.encoder_weights is not None:
-            object.__setattr__(self, "encoder_weights", os.fspath(self.encoder_weights))
-        object.__setattr__(self, "context", tuple(float(mpp) for mpp in self.context))
+        weights: object = self.encoder_weights
+        if isinstance(weights, os.PathLike):
+            object.__setattr__(self, "encoder_weights", os.fspath(weights))
         if self.tune not in get_args(Tune):
             raise ModelError(f"tune must be one of {', '.join(get_args(Tune))}, not {self.tune!r}")
+        check_types(Classification, vars(self), ModelError)
+        object.__setattr__(self, "context", tuple(float(mpp) for mpp in self.context))
         if not 0 <= self.dropout < 1 or self.lora_rank < 1:
             raise ModelError(
                 f"dropout must be from 0 to below 1, and lora_rank at least 1, not {self.dropout} and {self.lora_rank}"

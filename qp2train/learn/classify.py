@@ -16,11 +16,14 @@ from torch.utils.data import DataLoader
 
 from qp2train.core.patches import PatchTable
 from qp2train.errors import NoAnnotationError
+from qp2train.learn.absent import warn_of_unlearnt
 from qp2train.learn.augment import Augmentation
+from qp2train.learn.balance import drawing_shares
 from qp2train.learn.classdata import ClassifiedPatches, Item, plain_loader, scale_tables, train_loader
 from qp2train.learn.classification import Classification, ClassificationNet
 from qp2train.learn.classweights import ClassWeights, class_weights
 from qp2train.learn.mixup import mixed
+from qp2train.learn.onevalue import variance_needed
 from qp2train.learn.patchlabels import balanced_weights, class_counts, labelled
 from qp2train.learn.schedule import Optimisation
 from qp2train.slides.reading import Reading
@@ -97,7 +100,8 @@ class ClassificationTask(pl.LightningModule):
             pixels, target = mixed(pixels, labels, classes=len(self.names), alpha=alpha)
         # Pictures at several scales have an axis more, and become (B, 3, H, W) only in the network.
         pixels = pixels.contiguous(memory_format=self.memory_format) if pixels.ndim == 4 else pixels.contiguous()
-        logits = self.net(pixels)
+        with variance_needed(len(pixels)):
+            logits = self.net(pixels)
         loss = self.loss(logits, target)
         self.log(
             f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=len(labels), prog_bar=True, sync_dist=True
@@ -170,13 +174,13 @@ def prepare(
         augmentation: Of the training patches.
         batch_size: Patches per step.
         seed: Of the order and the augmentation.
-        balanced: Draw patches by their weight.
+        balanced: Draw patches so that every class comes equally often.
         workers: Processes that read patches.
         cache: Where read patches are kept.
         cache_gb: Most that it may hold.
         scaled_decode: As for `open_slide`.
         label_smoothing: Of the cross-entropy.
-        weights: As for `fit`; "auto" = `balanced_weights` of the training patches.
+        weights: As for `fit`; "auto" = `balanced_weights` of the training patches, as often as they are drawn.
 
     Raises:
         NoAnnotationError: No patch has a class, or all have the same.
@@ -187,7 +191,13 @@ def prepare(
     if sum(n > 0 for n in counts) < 2:
         only = spec.labels.names[int(labels[0])]
         raise NoAnnotationError(f"all {len(train)} training patches are {only}: a classifier needs two classes or more")
-    chosen = balanced_weights(counts) if weights == "auto" else class_weights(weights, train)
+    warn_of_unlearnt(spec.labels.names, counts)
+    if weights == "auto":
+        # What is drawn equally often needs no weight.
+        drawn = np.bincount(labels, weights=drawing_shares(train, labels) if balanced else None, minlength=len(counts))
+        chosen: Sequence[float] | None = balanced_weights(drawn.tolist())
+    else:
+        chosen = class_weights(weights, train)
     task = ClassificationTask(
         net, spec.labels.names, optimisation, counts=counts, label_smoothing=label_smoothing, weights=chosen
     )

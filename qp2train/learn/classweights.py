@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from qp2train.core.labels import IGNORE
 from qp2train.core.patches import PatchTable
 from qp2train.errors import LabelError
+from qp2train.learn.balance import drawing_shares
 from qp2train.sampling.mask import Painter
 
 ClassWeights = Literal["auto"] | Mapping[str, float] | None
@@ -30,7 +31,7 @@ def class_weights(
         given: Class → weight (those not named have 1), or "auto": the median of the classes' shares of the annotated
             pixels divided by a class's share, from 0.1 to 10, and 1 for a class without a pixel.
         table: The patches that are trained on; for "auto" the masks of a sample of them are painted.
-        balanced: Whether patches are drawn by their weight.
+        balanced: Whether patches are drawn so that every class comes equally often, see `drawing_shares`.
         seed: Of the sample.
 
     Raises:
@@ -39,11 +40,19 @@ def class_weights(
     Source of "auto": median frequency balancing, Eigen & Fergus, Predicting Depth, Surface Normals and Semantic Labels
     with a Common Multi-Scale Convolutional Architecture, ICCV 2015, section 4.3.
     """
-    names = table.labels.names
     if given is None:
         return None
     if given == "auto":
         return from_pixels(annotated_pixels(table, balanced=balanced, seed=seed))
+    return named_weights(given, table.labels.names)
+
+
+def named_weights(given: Mapping[str, float], names: Sequence[str]) -> tuple[float, ...]:
+    """The weight of each of `names`; 1 where none is given.
+
+    Raises:
+        LabelError: No weights per class, an unknown class, or a weight that is no number above 0.
+    """
     if not isinstance(given, Mapping):
         raise LabelError(f"class_weights must be 'auto' or a weight per class, not {given!r}")
     unknown = [name for name in given if name not in names]
@@ -70,10 +79,8 @@ def annotated_pixels(
 ) -> NDArray[np.int64]:
     """The pixels of each class, background first: (C,), in a sample of the table's masks."""
     rng = np.random.default_rng(seed)
-    weight = table.rows["weight"].to_numpy()
-    rows = rng.choice(
-        len(table), min(sample, len(table)), replace=balanced, p=weight / weight.sum() if balanced else None
-    )
+    shares = drawing_shares(table) if balanced else None
+    rows = rng.choice(len(table), min(sample, len(table)), replace=balanced, p=shares)
     entries = table.rows["entry"].to_numpy()
     size = (table.size_px, table.size_px)
     counts = np.zeros(len(table.labels.names), dtype=np.int64)

@@ -102,7 +102,10 @@ def architecture_of(encoder: str, weights: str | None) -> Architecture:
             f"there is no encoder {encoder!r}{hint}. Known are timm's models, hf-hub:owner/name, and "
             f"{', '.join(FOUNDATION)}"
         )
-    config = timm.get_pretrained_cfg(encoder)
+    try:
+        config = timm.get_pretrained_cfg(encoder)
+    except RuntimeError as error:
+        raise ModelError(f"timm has no weights named {encoder!r}: {error}") from error
     return Architecture(encoder, {}, tuple(config.mean), tuple(config.std)) if config else Architecture(encoder)
 
 
@@ -161,7 +164,7 @@ def load_named(net: nn.Module, encoder: str, file: Path) -> None:
     log.info("the encoder %s starts from %s", encoder, file)
 
 
-def load_encoder(encoder: nn.Module, file: Path, *, prefix: str = "") -> None:
+def load_encoder(encoder: nn.Module, file: Path, *, prefix: str = "", part: bool = False) -> None:
     """Load an encoder's weights, from .safetensors or a tensors-only .pth, .pt or .bin.
 
     Taken as they are: files of timm, torch and smp; of the transformers library (ViT and DINOv2), whose names are
@@ -171,12 +174,15 @@ def load_encoder(encoder: nn.Module, file: Path, *, prefix: str = "") -> None:
         encoder: The network.
         file: The weights.
         prefix: Only keys that begin with it are the encoder's, if any does.
+        part: The encoder is that part of the file's network that gives maps; what else the file holds is left out.
 
     Raises:
         ModelError: The file is damaged, or its keys are not the encoder's; the first that differ are named.
     """
     state = _fitted(read_weights(file), encoder, prefix)
     wanted = encoder.state_dict()
+    if part:
+        state = _as_part(state, wanted)
     missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
     foreign = [k for k in state if k not in wanted]
     shapes = [k for k in wanted if k in state and wanted[k].shape != state[k].shape]
@@ -231,6 +237,16 @@ def _fitted(state: State, encoder: nn.Module, prefix: str) -> State:
     if pos is not None and own is not None and pos.ndim == own.ndim == 3 and pos.shape[1] != own.shape[1]:
         state["pos_embed"] = _resampled(pos, encoder)
     return state
+
+
+def _as_part(state: State, wanted: State) -> State:
+    """What a part of timm's network has of the whole; there "layers.0.x" may be "layers_0.x" or "model.layers.0.x"."""
+    there = {_flat(k): v for k, v in state.items()}
+    return {k: state[k] if k in state else there[_flat(k)] for k in wanted if k in state or _flat(k) in there}
+
+
+def _flat(key: str) -> str:
+    return key.removeprefix("model.").replace(".", "_")
 
 
 def _classifier(encoder: nn.Module) -> set[str]:

@@ -21,6 +21,7 @@ from qp2train.core.leakage import Parts, leaks, report
 from qp2train.core.patches import PatchTable
 from qp2train.errors import NoAnnotationError, Qp2trainError
 from qp2train.learn import classify, tasks
+from qp2train.learn.arguments import check_arguments
 from qp2train.learn.augment import Augmentation, Strength
 from qp2train.learn.averaging import Averaging
 from qp2train.learn.card import trained_on, write_card
@@ -29,10 +30,12 @@ from qp2train.learn.classification import Classification, ClassificationNet
 from qp2train.learn.classweights import ClassWeights
 from qp2train.learn.hardware import Accelerator, Compiled, Hardware, Precision, Reseed, quiet_lightning, seeded
 from qp2train.learn.losses import CE_AND_DICE
-from qp2train.learn.models import Model, Net, Spec, model_id, package_versions
-from qp2train.learn.schedule import Optimisation, PlateauWatch, Schedule
+from qp2train.learn.modelfiles import check_target
+from qp2train.learn.models import Model, Net, Spec, is_plain, model_id, not_finite, package_versions
+from qp2train.learn.schedule import Diverged, Optimisation, PlateauWatch, Schedule, diverged
 from qp2train.learn.segmentation import Segmentation, SegmentationNet
 from qp2train.learn.tracking import Tracker, Tracking, read_rows
+from qp2train.learn.typed import check_types, plain
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +126,7 @@ def fit(
         gradient_clip: Largest norm of a step's gradient; 0 = no limit.
         accumulate: Batches whose gradients are summed up to one step: large batches in little memory.
         augment: "none", "flips", "medium" or "strong".
-        balanced: Draw patches by their weight, so that every class comes equally often.
+        balanced: Draw patches so that every class comes equally often, and within a class by their weight.
         ema: Decay per step of an exponential moving average of the weights, which is what is validated and
             kept; 0 = none. 0.99–0.999 steadies training on few patches.
         patience: Epochs without a better validation score before training stops. The score is the mean Dice, or a
@@ -160,18 +163,18 @@ def fit(
         Qp2trainError: An argument out of its range, or a tracker that is not installed.
     """
     given = locals()
-    arguments = {key: given[key] for key in DECISIVE} | {"keep": keep if val is not None else "last"}
-    if isinstance(class_weights, Mapping):
-        arguments["class_weights"] = dict(class_weights)
+    check_types(fit, given, Qp2trainError)
+    optimisation = check_arguments(spec, given)
+    arguments = {key: plain(given[key]) for key in DECISIVE} | {"keep": keep if val is not None else "last"}
     hardware = Hardware(accelerator, devices, num_nodes, precision)
-    optimisation = Optimisation(lr, weight_decay, schedule, warmup, layer_decay)
-    if keep not in ("best", "last"):
-        raise Qp2trainError(f"keep must be 'best' or 'last', not {keep!r}")
-    _check_numbers(arguments, workers=workers)
-    _check_tables(spec, train, val)
+    check_tables(spec, train, val)
     _check_shares(train, val, batch_size=batch_size, hardware=hardware)
     if out is None and (resume or (num_nodes > 1)):
         raise Qp2trainError("resume and num_nodes need a run folder: give out=<folder>")
+    if name is not None and not is_plain(name):
+        raise Qp2trainError(f"name must be a text without slashes and control characters, not {name!r}")
+    if out is not None:
+        _check_run_folder(Path(out))
     augmentation = Augmentation(train.size_px, augment)
     with quiet_lightning(), seeded(seed), tempfile.TemporaryDirectory(prefix="qp2train-") as scratch:
         run = Path(out) if out is not None else Path(scratch)
@@ -199,7 +202,7 @@ def fit(
             net.to(memory_format=torch.channels_last)
             task.memory_format = torch.channels_last
         monitor = task.monitor if val is not None else None
-        chosen = name or (run.name if out is not None else spec.arch)
+        chosen = name or (_plain(run.name) if out is not None else spec.arch)
         tracking = Tracking(run, track, name=chosen, arguments=arguments)
         checkpoints = Checkpoints(
             run / "checkpoints",
@@ -208,11 +211,12 @@ def fit(
             resumable=out is not None,
             fingerprint=_fingerprint(spec, train, val, arguments, hardware),
         )
+        watching = _callbacks(monitor, patience=patience, ema=ema, seed=seed, compile=compile, lr=lr)
         trainer = pl.Trainer(
-            max_epochs=epochs,
-            gradient_clip_val=gradient_clip or None,
-            accumulate_grad_batches=accumulate,
-            callbacks=[tracking, checkpoints, *_callbacks(monitor, patience, ema, seed, compile)],
+            max_epochs=arguments["epochs"],
+            gradient_clip_val=arguments["gradient_clip"] or None,
+            accumulate_grad_batches=arguments["accumulate"],
+            callbacks=[tracking, *watching, checkpoints],
             plugins=[AtomicFiles()],
             logger=False,
             enable_progress_bar=progress,
@@ -240,6 +244,8 @@ def fit(
             "encoder_weights": spec.encoder_weights,
             "versions": package_versions(),
         }
+    if any(not_finite(task.net)):
+        raise diverged(lr)
     spec = replace(spec, labels=train.labels)  # the table's know the project's colours
     net = task.net.cpu().eval()
     model = Model(model_id(chosen, net), spec, net, train.size_px, train.mpp, about)
@@ -265,17 +271,16 @@ def prepared(
     """The task that trains a network, and the loaders of its patches."""
     match spec, net:
         case Segmentation(), SegmentationNet():
-            if optimisation.layer_decay != 1:
-                raise Qp2trainError("layer_decay is for classifiers; a segmentation network has one learning rate")
             return tasks.prepare(spec, net, train, val, optimisation, loss=loss, **more)
         case Classification(), ClassificationNet():
-            if loss != CE_AND_DICE:
-                raise Qp2trainError(f"loss={loss!r} is for segmentation; a classifier is trained by cross-entropy")
             return classify.prepare(spec, net, train, val, optimisation, **more)
     raise TypeError(f"{type(spec).__name__} is nothing that can be trained")
 
 
-def _callbacks(monitor: str | None, patience: int, ema: float, seed: int, compile: bool) -> Iterator[Callback]:
+def _callbacks(
+    monitor: str | None, *, patience: int, ema: float, seed: int, compile: bool, lr: float
+) -> Iterator[Callback]:
+    yield Diverged(lr)
     yield Reseed(seed)
     yield PlateauWatch(monitor)
     if monitor:
@@ -316,18 +321,16 @@ def _begun(checkpoints: Checkpoints, *, resume: bool, first: bool) -> dict[str, 
     return None
 
 
-def _check_numbers(arguments: Mapping[str, Any], *, workers: int) -> None:
-    for key in ("epochs", "batch_size", "accumulate"):
-        if arguments[key] < 1:
-            raise Qp2trainError(f"{key} must be at least 1, not {arguments[key]}")
-    for key in ("gradient_clip", "patience", "seed"):
-        if arguments[key] < 0:
-            raise Qp2trainError(f"{key} must not be negative, not {arguments[key]}")
-    if workers < 0:
-        raise Qp2trainError(f"workers must not be negative, not {workers}")
-    for key in ("label_smoothing", "ema"):
-        if not 0 <= arguments[key] < 1:
-            raise Qp2trainError(f"{key} must be from 0 to below 1, not {arguments[key]}")
+def _plain(folder: str) -> str:
+    """A folder's name as a model's."""
+    return "".join(c if is_plain(c) else "_" for c in folder) or "model"
+
+
+def _check_run_folder(run: Path) -> None:
+    """Refuse a place where no run can be written, before anything is trained."""
+    if run.exists() and not run.is_dir():
+        raise Qp2trainError(f"out={str(run)!r} is a file: a run needs a folder")
+    check_target(run / "model")
 
 
 def _check_shares(train: PatchTable, val: PatchTable | None, *, batch_size: int, hardware: Hardware) -> None:
@@ -340,7 +343,14 @@ def _check_shares(train: PatchTable, val: PatchTable | None, *, batch_size: int,
         )
 
 
-def _check_tables(spec: Spec, train: PatchTable, val: PatchTable | None) -> None:
+def check_tables(spec: Spec, train: PatchTable, val: PatchTable | None = None) -> None:
+    """Refuse patches that a network cannot be trained on.
+
+    Raises:
+        NoAnnotationError: There is none.
+        SplitError: Training and validation share a patient or slide.
+        Qp2trainError: They have other classes than the network, or validation is at another scale.
+    """
     if len(train) == 0:
         raise NoAnnotationError("the training table has no patch")
     if spec.labels.names != train.labels.names:

@@ -23,7 +23,7 @@ _BIOPTIMUS = (0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517)
 _LAYERS: Mapping[str, Any] = {"SwiGLUPacked": SwiGLUPacked}
 
 # What `timm.create_model` would fetch files by: no part of a description that anyone may have written.
-_NOT_OPTIONS = frozenset({"pretrained", "checkpoint_path", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay"})
+FETCHING = frozenset({"pretrained", "checkpoint_path", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay"})
 
 Pool = Literal["own", "token+mean"]
 
@@ -75,7 +75,7 @@ class Architecture:
         Raises:
             ModelError: An option that would fetch a file.
         """
-        wrong = sorted(_NOT_OPTIONS & {*self.options, *more})
+        wrong = sorted(FETCHING & {*self.options, *more})
         if wrong:
             raise ModelError(f"{wrong[0]!r} is no option of a network: encoder_weights says where its weights are")
         options = {**self.options, **more, "num_classes": 0}

@@ -32,7 +32,8 @@ class SegmentationLoss(nn.Module):
     - "focal": the same, times (1 − p)² of the true class's probability p.
     - "dice", "jaccard", "tversky": 1 − the soft score of each class over the whole batch, the mean over the classes; a
       class without a true pixel in the batch adds nothing.
-    - "lovasz": Lovász-Softmax, the mean over the classes in the batch; of overlapping classes the Lovász hinge.
+    - "lovasz": Lovász-Softmax, the mean over the classes in the batch; of overlapping classes the mean of each one's
+      Lovász hinge, over those that the batch says something about.
 
     Args:
         terms: Names joined by "+", each perhaps with a factor before it.
@@ -73,7 +74,7 @@ class SegmentationLoss(nn.Module):
             "dice": lambda: DiceLoss(**overlap),
             "jaccard": lambda: JaccardLoss(**overlap),
             "tversky": lambda: TverskyLoss(**overlap, alpha=FALSE_POSITIVE, beta=FALSE_NEGATIVE),
-            "lovasz": lambda: LovaszLoss(mode, ignore_index=IGNORE),
+            "lovasz": lambda: _hinges if multilabel else LovaszLoss(mode, ignore_index=IGNORE),
         }
         self.terms = [(factor, known[name]()) for factor, name in parse(terms)]
 
@@ -119,6 +120,13 @@ class SegmentationLoss(nn.Module):
     @staticmethod
     def _mean(loss: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return (loss * weight).sum() / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
+
+
+def _hinges(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The mean of the classes' Lovász hinges; smp has one over the pixels of all, in which large classes decide."""
+    own = LovaszLoss("binary", per_image=False, ignore_index=IGNORE)
+    known = (mask != IGNORE).transpose(0, 1).flatten(1).any(dim=1)
+    return torch.stack([own(logits[:, c], mask[:, c]) for c in torch.nonzero(known).flatten().tolist()]).mean()
 
 
 def parse(text: str) -> list[tuple[float, str]]:

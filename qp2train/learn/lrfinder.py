@@ -13,14 +13,16 @@ import numpy as np
 from lightning.pytorch.tuner.tuning import Tuner
 
 from qp2train.core.patches import PatchTable
-from qp2train.errors import NoAnnotationError, Qp2trainError
+from qp2train.errors import Qp2trainError
+from qp2train.learn.arguments import check_arguments
 from qp2train.learn.augment import Augmentation, Strength
 from qp2train.learn.classweights import ClassWeights
-from qp2train.learn.fit import prepared
+from qp2train.learn.fit import check_tables, prepared
 from qp2train.learn.hardware import Accelerator, Hardware, Precision, quiet_lightning, seeded
 from qp2train.learn.losses import CE_AND_DICE
 from qp2train.learn.models import Spec
 from qp2train.learn.schedule import Optimisation
+from qp2train.learn.typed import check_types
 
 # Share of a running mean of the losses that stays at each step, in Lightning's finder.
 MEAN = 0.98
@@ -84,12 +86,15 @@ def find_lr(
 
     Raises:
         NoAnnotationError: No patch to train on.
-        Qp2trainError: Too few steps, or rates that do not rise.
+        Qp2trainError: Too few steps, rates that do not rise, patches of other classes, or an argument that `fit` would
+            refuse.
 
     Source: Smith, Cyclical Learning Rates for Training Neural Networks, WACV 2017, section 3.3.
     """
-    if len(train) == 0:
-        raise NoAnnotationError("the training table has no patch")
+    given = locals()
+    check_types(find_lr, given, Qp2trainError)
+    check_arguments(spec, given)
+    check_tables(spec, train)
     hardware = Hardware(accelerator, precision=precision)
     if steps < 20 or not 0 < lowest < highest < math.inf:
         raise Qp2trainError(f"steps must be at least 20 and 0 < lowest < highest, not {steps}, {lowest}, {highest}")

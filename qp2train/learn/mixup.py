@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import one_hot
 
-from qp2train.errors import Qp2trainError
+from qp2train.errors import ModelError
 
 
 def check_mixup(alpha: float) -> None:
     """Refuse a strength that the beta distribution has not.
 
     Raises:
-        Qp2trainError: It is negative or not finite.
+        ModelError: It is negative or not finite.
     """
     if not 0 <= alpha < float("inf"):
-        raise Qp2trainError(f"mixup must be 0 (off) or more, not {alpha}")
+        raise ModelError(f"mixup must be 0 (off) or more, not {alpha}")
 
 
 def mixed(

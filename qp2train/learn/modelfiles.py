@@ -1,7 +1,8 @@
-"""Where a model's two files are: in a folder, a run's folder, or a zip of either."""
+"""Where a model's two files are: in a folder, a run's folder, or a zip of either; and what may be replaced by them."""
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from safetensors.torch import load, load_file
 
 from qp2train.errors import ModelError
 
-WEIGHTS, CARD = "weights.safetensors", "model.json"
+WEIGHTS, CARD, README = "weights.safetensors", "model.json", "README.md"
 # Most that a zip's members may unpack to; the largest encoders have 4.6 GB. Weights hardly shrink, a bomb does.
 CARD_BYTES, WEIGHTS_BYTES, RATIO = 64 << 20, 16 << 30, 100
 
@@ -25,10 +26,12 @@ class ModelFiles:
     Args:
         card: The text of `model.json`.
         tensors: Reads the weights; raises what safetensors raises.
+        digest: Reads the file of weights for its SHA-256, as hexadecimal digits.
     """
 
     card: bytes
     tensors: Callable[[], dict[str, torch.Tensor]]
+    digest: Callable[[], str]
 
 
 def open_model(path: Path) -> ModelFiles:
@@ -50,7 +53,33 @@ def open_model(path: Path) -> ModelFiles:
         raise ModelError(f"{folder} is no model folder: {CARD} or {WEIGHTS} is missing") from error
     if not (folder / WEIGHTS).is_file():
         raise ModelError(f"{folder} is no model folder: {CARD} or {WEIGHTS} is missing")
-    return ModelFiles(card, lambda: load_file(folder / WEIGHTS))
+    return ModelFiles(card, lambda: load_file(folder / WEIGHTS), lambda: file_digest(folder / WEIGHTS))
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_target(folder: Path) -> None:
+    """Refuse a place where a model would replace anything else than a model.
+
+    Raises:
+        ModelError: It is a file, a folder that holds other things too, or has no name of its own.
+    """
+    if folder.name in ("", ".."):
+        raise ModelError(f"a model cannot take the place of {str(folder)!r}: name a folder for it, such as 'model'")
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ModelError(f"{folder} is a file: a model is a folder, so name another place")
+    others = sorted(p.name for p in folder.iterdir() if p.name not in (CARD, WEIGHTS, README) or p.is_dir())
+    if others:
+        raise ModelError(
+            f"{folder} holds more than a model ({', '.join(others[:3])}), all of which saving would delete: name a new "
+            f"folder, such as {folder / 'model'}"
+        )
 
 
 def _in_zip(path: Path) -> ModelFiles:
@@ -69,7 +98,7 @@ def _in_zip(path: Path) -> ModelFiles:
             weights = _member(archive, members[0], WEIGHTS_BYTES)
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError) as error:
         raise ModelError(f"the zip {path} cannot be read: {error}") from error
-    return ModelFiles(card, lambda: load(weights))
+    return ModelFiles(card, lambda: load(weights), lambda: hashlib.sha256(weights).hexdigest())
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> bytes:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,10 +23,13 @@ from qp2train.errors import LabelError, ModelError
 from qp2train.learn.classification import Classification, ClassificationNet
 from qp2train.learn.foundation import foundation_of
 from qp2train.learn.lora import merged_state
-from qp2train.learn.modelfiles import CARD, WEIGHTS, open_model
+from qp2train.learn.modelfiles import CARD, WEIGHTS, check_target, file_digest, open_model
+from qp2train.learn.normalisation import checked
 from qp2train.learn.segmentation import Segmentation, SegmentationNet
 
 FORMAT = 1
+# No patch is larger; a card that says so would have prediction ask for all memory.
+LARGEST_PX = 100_000
 PACKAGES = ("qp2train", "torch", "segmentation-models-pytorch", "timm", "albumentations", "lightning")
 
 _PIXELS = ("mean", "std")
@@ -81,8 +84,14 @@ class Model:
         """Write `model.json` and `weights.safetensors` into `folder`; an older model there is replaced whole.
 
         Returns the folder.
+
+        Raises:
+            ModelError: There is something else than a model, which stays as it is; or the network is none of a model's.
         """
         folder = Path(folder)
+        check_target(folder)
+        if not isinstance(self.net, SegmentationNet | ClassificationNet):
+            raise ModelError("a classifier that is used as a segmentation has no files: save the classifier itself")
         new = folder.with_name(f".{folder.name}.new")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
@@ -91,7 +100,7 @@ class Model:
             "task": self.task,
             "id": self.id,
             "labels": self.labels.to_dict(),
-            "network": {k: v for k, v in asdict(self.spec).items() if k not in ("labels", "encoder_weights")},
+            "network": _network(self.spec, self.net),
             "size_px": self.size_px,
             "mpp": self.mpp,
             "normalisation": {k: [round(v / 255, 6) for v in getattr(self.net, k).flatten().tolist()] for k in _PIXELS},
@@ -102,8 +111,9 @@ class Model:
             card["encoder_source"] = {"url": published.url, "licence": published.licence}
         if isinstance(self.net, ClassificationNet):
             card["encoder"] = self.net.architecture.to_dict()
-        (new / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False), encoding="utf-8")
         save_file(_tensors(self.net), new / WEIGHTS)
+        card["weights_sha256"] = file_digest(new / WEIGHTS)
+        (new / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False), encoding="utf-8")
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
@@ -131,15 +141,23 @@ class Model:
         files = open_model(Path(path))
         try:
             card = json.loads(files.card)
+            if type(card["format"]) is not int or card["format"] < 1:
+                raise ValueError(f"format {card['format']!r}")
             if card["format"] > FORMAT:
                 raise ModelError(f"{path} was written by a newer qp2train (format {card['format']}); update qp2train")
             name, size_px, mpp, about = card["id"], card["size_px"], card["mpp"], card["about"]
-            whole = isinstance(size_px, int) and not isinstance(size_px, bool) and size_px >= 1
-            right = whole and isinstance(mpp, int | float) and 0 < mpp < math.inf
-            if not (right and isinstance(name, str) and name and isinstance(about, dict)):
+            right = type(size_px) is int and 1 <= size_px <= LARGEST_PX  # bool is an int, too
+            right = right and type(mpp) in (int, float) and 0 < mpp < math.inf
+            if not (right and is_plain(name) and isinstance(about, dict)):
                 raise ValueError(f"id {name!r}, size_px {size_px!r}, mpp {mpp!r}, about of {type(about).__name__}")
+            said = card.get("weights_sha256")  # which older models do not have
+            if said is not None and said != (found := files.digest()):
+                raise ValueError(f"{WEIGHTS} is not the file that {CARD} was written with: its SHA-256 is {found}")
             spec, net = _built(card)
             net.load_state_dict(files.tensors())
+            broken = next(not_finite(net), None)
+            if broken is not None:
+                raise ValueError(f"{broken} holds values that are no finite numbers: a training that diverged?")
         except _NOT_OURS as error:
             raise ModelError(f"{path} does not hold a usable model: {str(error)[:500]}") from error
         return cls(name, spec, net.eval(), size_px, mpp, about)
@@ -151,6 +169,17 @@ class Model:
 def load_model(path: str | Path) -> Model:
     """See `Model.load`."""
     return Model.load(path)
+
+
+def is_plain(name: object) -> bool:
+    """Whether a text can be a model's name, which marks objects and names files: no slashes, no control characters."""
+    return isinstance(name, str) and bool(name) and name.isprintable() and not {"/", "\\"} & {*name}
+
+
+def not_finite(net: nn.Module) -> Iterator[str]:
+    """The names of the weights, and of what batch normalisation counted, that hold infinities or no numbers."""
+    counted = ((k, v) for k, v in net.named_buffers() if k.endswith(("running_mean", "running_var")))
+    return (k for k, v in (*net.named_parameters(), *counted) if not torch.isfinite(v).all())
 
 
 def model_id(name: str, net: nn.Module) -> str:
@@ -167,12 +196,21 @@ def _built(card: Mapping[str, Any]) -> tuple[Spec, Net]:
     """What a card describes, its weights still to be loaded."""
     labels = LabelMap.from_dict(card["labels"])
     if card["task"] == "segmentation":
-        spec = Segmentation(labels, encoder_weights=None, **card["network"])
-        return spec, spec.build()
+        spec = Segmentation.from_dict(labels, card["network"])
+        built = spec.build()
+        built.normalise_by(*checked(*(card["normalisation"][k] for k in _PIXELS)))
+        return spec, built
     if card["task"] == "classification":
         net = Classification.from_dict(labels, card["network"], card["encoder"])
         return net.spec, net
     raise ValueError(f"task {card['task']!r}; this qp2train knows segmentation and classification")
+
+
+def _network(spec: Spec, net: Net) -> dict[str, Any]:
+    """What builds the network again, without anybody's help."""
+    if isinstance(net, SegmentationNet) and net.plain is not None:
+        spec = net.plain
+    return {k: v for k, v in asdict(spec).items() if k not in ("labels", "encoder_weights")}
 
 
 def _tensors(net: nn.Module) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from qp2train.core.patches import PatchTable
-from qp2train.errors import Qp2trainError
+from qp2train.learn.balance import drawing_shares
 
 Key = tuple[int, int]  # (row, seed of its augmentation)
 
@@ -37,18 +37,27 @@ class EpochOrder(Sampler[list[Key]]):
         table: Where the patches lie.
         batch_size: Patches per batch; the last incomplete batch is dropped if there is a full one.
         seed: The run's seed.
-        balanced: Draw rows with replacement by the table's weights; otherwise every row comes once an epoch.
+        balanced: Draw rows with replacement, every class equally often and its rows by the table's weights; otherwise
+            every row comes once an epoch.
+        classes: (N,) what each row counts as in a balanced training; None = its `label` in the table.
 
     Raises:
         Qp2trainError: Weights that are negative, not finite or all 0.
     """
 
-    def __init__(self, table: PatchTable, *, batch_size: int, seed: int, balanced: bool = False) -> None:
-        self.batch_size, self.seed, self.balanced, self.epoch = batch_size, seed, balanced, 0
+    def __init__(
+        self,
+        table: PatchTable,
+        *,
+        batch_size: int,
+        seed: int,
+        balanced: bool = False,
+        classes: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
         self.sampler = self  # where Lightning looks for `set_epoch`
-        self._weights = table.rows["weight"].to_numpy()
-        if balanced and not (0 < self._weights.sum() < np.inf and self._weights.min() >= 0):
-            raise Qp2trainError("the table's weights must not be negative, and at least one must be more than 0")
+        self._rows = len(table)
+        self._shares = drawing_shares(table, classes) if balanced else None
         names, self._slide = np.unique(table.rows["entry"].to_numpy().astype(str), return_inverse=True)
         sides = np.array([table.side_px(name) for name in names])
         self._place = table.rows[["x", "y"]].to_numpy() / sides[self._slide][:, None]
@@ -63,13 +72,12 @@ class EpochOrder(Sampler[list[Key]]):
     @property
     def _batches(self) -> int:
         """Of an epoch, for all processes together."""
-        full = len(self._weights) // self.batch_size
-        return full or int(len(self._weights) > 0)
+        return self._rows // self.batch_size or int(self._rows > 0)
 
     def __iter__(self) -> Iterator[list[Key]]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        n = len(self._weights)
-        rows = rng.choice(n, n, p=self._weights / self._weights.sum()) if self.balanced else np.arange(n)
+        n = self._rows
+        rows = np.arange(n) if self._shares is None else rng.choice(n, n, p=self._shares)
         seeds = rng.integers(2**31, size=n)
         lanes = [_mixed(lane, rng) for lane in self._lanes(rows, rng)]
         own, all_of_them = processes()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from qp2train.core.labels import IGNORE
 from qp2train.core.patches import PatchTable
 from qp2train.errors import LabelError, NoAnnotationError
+from qp2train.learn.classweights import LEAST, MOST
 from qp2train.sampling.mask import Painter
 
 log = logging.getLogger(__name__)
@@ -62,13 +63,13 @@ def class_counts(labels: NDArray[np.int64], classes: int) -> tuple[int, ...]:
     return tuple(np.bincount(labels, minlength=classes).tolist())
 
 
-def balanced_weights(counts: Sequence[int]) -> tuple[float, ...]:
-    """N / (K · n) of each class with n of N patches, K classes with any; 0 for a class without.
+def balanced_weights(counts: Sequence[float]) -> tuple[float, ...]:
+    """N / (K · n), from 0.1 to 10, of each class with n of N patches, K classes with any; 0 for a class without.
 
     Source: scikit-learn's `class_weight="balanced"` (King and Zeng, 2001).
     """
     there = sum(n > 0 for n in counts)
-    return tuple(sum(counts) / (there * n) if n else 0.0 for n in counts)
+    return tuple(min(max(sum(counts) / (there * n), LEAST), MOST) if n else 0.0 for n in counts)
 
 
 def _filled(table: PatchTable, share: float) -> NDArray[np.int64]:

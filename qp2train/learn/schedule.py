@@ -133,3 +133,28 @@ class PlateauWatch(Callback):
             for plateau in watched:
                 if isinstance(plateau, Plateau):
                     plateau.saw(score)
+
+
+def diverged(lr: float) -> Qp2trainError:
+    """What is said of a training whose loss or weights are no numbers any more."""
+    return Qp2trainError(f"training has diverged, and no model is kept: lower the learning rate (lr={lr:g})")
+
+
+class Diverged(Callback):
+    """Ends a training at the end of an epoch whose loss was not finite, before the epoch can be kept as the best.
+
+    Args:
+        lr: The highest learning rate, which the error names.
+    """
+
+    def __init__(self, lr: float) -> None:
+        self.lr = lr
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the epoch's loss.
+
+        Raises:
+            Qp2trainError: It is not finite.
+        """
+        if not math.isfinite(float(trainer.callback_metrics["train/loss"])):
+            raise diverged(self.lr)

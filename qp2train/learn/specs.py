@@ -7,15 +7,24 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from qp2train.errors import ModelError
+from qp2train.learn.foundation import FETCHING
 from qp2train.slides.stain import Stain
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse options that a model's card cannot hold.
+def check_options(options: Mapping[str, Any], *, ours: Mapping[str, str] | None = None) -> None:
+    """Refuse options that a model's card cannot hold, that would fetch files, or that are not left to anyone.
+
+    Args:
+        options: Of an architecture.
+        ours: Name → why it is no option.
 
     Raises:
-        ModelError: They are no plain data.
+        ModelError: They are no plain data, or one of them is refused.
     """
+    fetching = dict.fromkeys(FETCHING, "encoder_weights says where its weights are")
+    for name, why in {**fetching, **(ours or {})}.items():
+        if name in options:
+            raise ModelError(f"{name!r} is no option of a network: {why}")
     try:
         json.dumps(dict(options))
     except (TypeError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,14 +15,19 @@ from torch.utils.data import DataLoader
 
 from qp2train.core.confusion import Confusion
 from qp2train.core.patches import PatchTable
+from qp2train.errors import NoAnnotationError
+from qp2train.learn.absent import warn_of_absent
 from qp2train.learn.augment import Augmentation
 from qp2train.learn.classweights import ClassWeights, class_weights
 from qp2train.learn.data import Item, plain_loader, train_loader
 from qp2train.learn.losses import CE_AND_DICE, SegmentationLoss
+from qp2train.learn.onevalue import variance_needed
 from qp2train.learn.schedule import Optimisation
 from qp2train.learn.segmentation import Segmentation, SegmentationNet
 from qp2train.sampling.patchcache import PatchCache
 from qp2train.slides.reading import Reading
+
+log = logging.getLogger(__name__)
 
 
 class SegmentationTask(pl.LightningModule):
@@ -47,10 +53,12 @@ class SegmentationTask(pl.LightningModule):
         self.net, self.loss = net, loss
         self.names, self.optimisation = names, optimisation
         self.confusions = self._empty()
+        self._said = False
 
     def step(self, batch: tuple[torch.Tensor, torch.Tensor], stage: str) -> torch.Tensor:
         pixels, mask = batch
-        logits = self.net(pixels.contiguous(memory_format=self.memory_format))
+        with variance_needed(len(pixels)):
+            logits = self.net(pixels.contiguous(memory_format=self.memory_format))
         loss: torch.Tensor = self.loss(logits, mask.long())
         count = len(mask)
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=count, prog_bar=True, sync_dist=True)
@@ -80,22 +88,39 @@ class SegmentationTask(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Dice over all validation pixels together, so that a small class weighs as much as a large one.
 
-        Together also means: those of all processes of a distributed training.
+        Together also means: those of all processes of a distributed training. A class that no validation pixel has
+        takes no part: its score would be 0 as soon as one pixel is taken for it.
+
+        Raises:
+            NoAnnotationError: No validation pixel is of a class.
         """
         own = torch.from_numpy(np.stack([c.matrix for c in self.confusions])).to(self.device)
         matrices = self.trainer.strategy.reduce(own, reduce_op="sum").cpu().numpy()
         found = [replace(c, matrix=matrix) for c, matrix in zip(self.confusions, matrices, strict=True)]
-        dice = {name: value for confusion in found for name, value in confusion.dice().items() if name}
+        dice = {name: value for c in found for name, value in c.dice().items() if name and _pixels(c, name)}
         for name, value in dice.items():
-            if not np.isnan(value):
-                self.log(f"val/dice/{name}", value, sync_dist=True)
+            self.log(f"val/dice/{name}", value, sync_dist=True)
         # Of the classes without background; of overlapping ones, "" is all else.
-        known = [v for name, v in dice.items() if name != found[0].names[0] and not np.isnan(v)]
-        mean = float(np.mean(known)) if known else 0.0
-        self.log(self.monitor, mean, prog_bar=True, sync_dist=True)
+        classes = [name for c in found for name in c.names[1:]]
+        known = [dice[name] for name in classes if name in dice]
+        if not known:
+            raise NoAnnotationError(
+                f"no pixel of the validation patches is annotated as {' or '.join(classes)}, so that no epoch can be "
+                "chosen by them: validate on patches with such annotations, or train without validation (val=None)"
+            )
+        if len(known) < len(classes) and not self._said:
+            missing = ", ".join(name for name in classes if name not in dice)
+            log.warning("no validation pixel is %s: the score that chooses the epoch is of the other classes", missing)
+        self._said = True
+        self.log(self.monitor, float(np.mean(known)), prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         return self.optimisation.configured(self.parameters(), self.trainer)
+
+
+def _pixels(confusion: Confusion, name: str) -> int:
+    """How many are truly of a class."""
+    return int(confusion.matrix[confusion.names.index(name)].sum())
 
 
 class Prepared(NamedTuple):
@@ -126,6 +151,7 @@ def prepare(
     loss: str = CE_AND_DICE,
 ) -> Prepared:
     """The task and the loaders of a training; the arguments are those of `fit`."""
+    warn_of_absent(train, multilabel=spec.multilabel)
     chosen = class_weights(weights, train, balanced=balanced, seed=seed)
     if chosen is not None and spec.multilabel:
         chosen = chosen[1:]  # there is no background

@@ -29,7 +29,10 @@ SAID: Mapping[str, tuple[str, str]] = {
     "pq": ("PQ", "panoptic quality: objects found times how well they are outlined"),
     "sq": ("SQ", "how well the objects that are found are outlined: the mean IoU of matching objects"),
     "rq": ("RQ", "how many objects are found: F1 of objects that match with an IoU above 0.5"),
-    "hausdorff_um": ("Hausdorff, µm", "largest distance of outlines of matching objects"),
+    "hausdorff_um": (
+        "Hausdorff, µm",
+        "largest distance of outlines of matching objects; objects that were missed have none",
+    ),
 }
 LOWER_IS_BETTER = frozenset({"ece", "hd95_um", "assd_um", "hausdorff_um"})
 BACKGROUND = "Background"
@@ -114,9 +117,10 @@ def warnings(traced: Traced) -> Iterator[str]:
     if split == "train":
         yield "These are the patches that the model learnt from. The numbers say nothing about new patients."
     elif split == "val":
+        lacking = "" if "test" in (traced.get(DATA, "parts") or {}) else "There is no test part. "
         yield (
-            "There is no test part. The patches scored here are those by which the best epoch was chosen, so the "
-            "numbers are somewhat too good."
+            f"{lacking}The patches scored here are those that training itself was watched by: its best epoch or its "
+            "certainty were chosen on them, so the numbers are somewhat too good."
         )
     grouped_by = traced.get(DATA, "grouped_by") or ()
     if "patch" in grouped_by:

@@ -10,6 +10,7 @@ import numpy as np
 import shapely
 
 from qp2train.core.geometry import Box
+from qp2train.core.grouping import patients_of
 from qp2train.core.labels import BACKGROUND_NAME, IGNORE
 from qp2train.core.patches import SPLITS, PatchTable, SlideRef
 from qp2train.sampling.mask import Painter
@@ -19,7 +20,6 @@ FORMAT = 1
 # 5 µm wide, and 0.1 mm² is 4,000 of them.
 AREA_PIXELS = 16_000_000
 BAND_PIXELS = 2_000_000
-PATIENT = "patient"
 
 
 def data_card(table: PatchTable) -> dict[str, Any]:
@@ -53,16 +53,17 @@ def data_card(table: PatchTable) -> dict[str, Any]:
             }
             for s in splits
         }
+    of_entry = patients_of(table.slides.values(), table.grouped_by)
     return {
         "format": FORMAT,
         "size_px": table.size_px,
         "mpp": table.mpp,
         "grouped_by": list(table.grouped_by),
         "shared_patients": sum(len(parts) > 1 for parts in _parts(table, entries).values()),
-        "patients_known": any(s.metadata.get(k) for s in table.slides.values() for k in (PATIENT, *table.grouped_by)),
+        "patients_known": bool(patients_of(table.slides.values(), table.grouped_by)),
         "parts": {
             s: {
-                "patients": len({patient_of(table.slides[e], table.grouped_by) for e in entries[s]}),
+                "patients": len({of_entry.get(e, f"slide {e}") for e in entries[s]}),
                 "slides": len(entries[s]),
                 "patches": int((rows["split"] == s).sum()),
             }
@@ -98,17 +99,12 @@ def annotated_mm2(table: PatchTable, entry: str) -> tuple[dict[str, float], floa
 
 def _parts(table: PatchTable, entries: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
     """Patient → the parts that have patches of theirs."""
+    of_entry = patients_of(table.slides.values(), table.grouped_by)
     found: dict[str, set[str]] = {}
     for split, those in entries.items():
         for entry in those:
-            found.setdefault(patient_of(table.slides[entry], table.grouped_by), set()).add(split)
+            found.setdefault(of_entry.get(entry, f"slide {entry}"), set()).add(split)
     return found
-
-
-def patient_of(ref: SlideRef, grouped_by: Iterable[str] = ()) -> str:
-    """The patient in the slide's metadata, else what the parts were divided by; where nothing is said, the slide."""
-    said = (ref.metadata.get(key) for key in (PATIENT, *grouped_by))
-    return next(filter(None, said), f"slide {ref.entry}")
 
 
 def _drawn(ref: SlideRef) -> Box:

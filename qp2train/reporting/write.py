@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -19,10 +20,14 @@ from qp2train.report.plots import DATA, METRICS
 from qp2train.reporting.datacard import FORMAT, data_card
 from qp2train.reporting.shots import Shots, patch_shots, slide_shots
 
+log = logging.getLogger(__name__)
+
 REPORT, RECIPE, TABLE = "report.html", "recipe.yaml", "patches.parquet"
-MODEL = Path("model", "model.json")
+MODEL, WEIGHTS = Path("model", "model.json"), Path("model", "weights.safetensors")
 # Of a cross-validation, whose models are its folds'.
 FOLD, POOLED, HELD_OUT = "fold-1", "cross-validation", "held-out"
+# Which evaluation is shown, the first that is there.
+SPLITS = ("test", POOLED, HELD_OUT, "val")
 
 
 def write_report(
@@ -50,13 +55,15 @@ def write_report(
         Qp2trainError: A file of the run is damaged, or the report could not be written.
     """
     folder = Path(run)
-    about = _model(folder)
     if split == "test":
-        there = [s for s in ("test", POOLED, HELD_OUT, "val") if _evaluation(folder, s).is_file()]
-        split = there[0] if there else split
+        split = next((s for s in SPLITS if is_current(folder, s)), split)
+    pooled = split == POOLED and (folder / FOLD).is_dir()  # another model may lie beside the folds
+    about = _model(folder, pooled=pooled)
     file = _evaluation(folder, split)
-    metrics = _json(file)
-    table = PatchTable.load(folder / TABLE) if (folder / TABLE).is_file() else None
+    metrics = _json(file) if is_current(folder, split) else None
+    if metrics is None and file.is_file():
+        log.warning("%s is of another model than the one that is there now, and is not shown: evaluate again", file)
+    table = _table(folder) if not pooled else None
     data = {**(data_card(table) if table is not None else {"format": FORMAT}), "history": history(folder, about)}
     _replace(file.with_name(DATA), json.dumps(data, indent=1, ensure_ascii=False))
     shots = _shots(folder, metrics, table, patches=patches, slides=slides, device=device)
@@ -65,11 +72,23 @@ def write_report(
         metrics,
         data,
         about,
-        recipe.read_text(encoding="utf-8") if recipe.is_file() else "",
+        recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else "",
         datetime.fromtimestamp(file.stat().st_mtime).date().isoformat() if metrics is not None else "",
         shots.missing,
     )
     return _replace(folder / REPORT, report_html(facts, shots.pictures))
+
+
+def is_current(run: str | Path, split: str) -> bool:
+    """Whether a run holds an evaluation of this part, and it is of the model that is there now."""
+    folder = Path(run)
+    metrics = _json(_evaluation(folder, split))
+    if metrics is None:
+        return False
+    if split == POOLED:
+        models = [_json(f) or {} for f in sorted(folder.glob(f"fold-*/{MODEL}"))]
+        return set(str(metrics.get("model")).split(", ")) <= {str(m.get("id")) for m in models}
+    return metrics.get("model") == (_json(folder / MODEL) or {}).get("id")
 
 
 def history(folder: Path, about: Mapping[str, Any]) -> list[dict[str, float]]:
@@ -93,11 +112,13 @@ def _shots(
 ) -> Shots:
     if metrics is None:
         return Shots((), ())
-    if table is None and (folder / FOLD).is_dir():
+    if metrics.get("split") == POOLED:
         return Shots((), ("Pictures, data and learning curves of the folds are in the folds’ own reports.",))
-    if table is None or not (folder / MODEL).is_file():
-        lacking = TABLE if table is None else MODEL
-        return Shots((), (f"There are no pictures, as {lacking} is missing in the run folder.",))
+    lacking = [
+        str(n) for n, there in ((TABLE, table is not None), (WEIGHTS, (folder / WEIGHTS).is_file())) if not there
+    ]
+    if table is None or lacking:
+        return Shots((), (f"There are no pictures, as {lacking[0]} is missing in the run folder.",))
     if not patches and not slides:
         return Shots((), ())
     model = Model.load(folder)
@@ -106,12 +127,19 @@ def _shots(
     return Shots([*drawn.pictures, *whole.pictures], [*drawn.missing, *whole.missing])
 
 
-def _model(folder: Path) -> dict[str, Any]:
+def _table(folder: Path) -> PatchTable | None:
+    """The run's patches; None where they, or what was drawn on their slides, are missing."""
+    file = folder / TABLE
+    there = file.is_file() and file.with_suffix(".annotations.parquet").is_file()
+    return PatchTable.load(file) if there else None
+
+
+def _model(folder: Path, *, pooled: bool) -> dict[str, Any]:
     """model.json of the run; of a cross-validation that of a fold, under the run's name."""
     own, fold = _json(folder / MODEL), _json(folder / FOLD / MODEL)
     if own is None and fold is None:
         raise ModelError(f"{folder} is no run folder: {MODEL} is missing")
-    if own is not None:
+    if own is not None and not pooled:
         return own
     about = {k: v for k, v in ((fold or {}).get("about") or {}).items() if k not in ("history", "table", "data")}
     return {**(fold or {}), "id": f"{folder.absolute().name}, cross-validated", "about": about}

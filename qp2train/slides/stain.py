@@ -30,7 +30,9 @@ Floats = NDArray[np.float32]
 # Windows that are looked at, their side, and at how many µm per pixel: fine enough that a nucleus is not mixed
 # with what surrounds it.
 WINDOWS, WINDOW_PX, WINDOW_MPP = 24, 192, 1.0
-OVERVIEW_PX = 1024
+OVERVIEW_PX, OVERVIEW_MPP = 1024, 4.0
+# A window is looked at if so much of it is tissue; a pixel is black if no colour is brighter than this.
+HALF, BLACK = 0.5, 40
 # With fewer pixels of tissue nothing can be said of a slide's stain.
 FEWEST = 2000
 
@@ -40,8 +42,9 @@ GLASS, PERCENTILE = 0.15, 1.0
 # Optical densities (R, G, B) of pure haematoxylin and eosin, and their 99th percentiles: Macenko's reference slide.
 PURE = np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]], dtype=np.float32)
 STRENGTH = np.array([1.9705, 1.0308], dtype=np.float32)
-# Two stains whose directions are closer than this (radians) are one.
-APART = 0.05
+# Two stains whose directions are closer than this (radians) are one; on slides of haematoxylin and eosin it is 0.3–0.7.
+# Noise can feign two, however: a slide of one stain alone is not for Macenko.
+APART = 0.15
 
 # RGB → cone responses, and these → lightness and two opponent colours (Reinhard 2001, Ruderman 1998).
 TO_LMS = np.array([[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]], dtype=np.float32)
@@ -196,21 +199,34 @@ def normalised(slide: Slide, stain: Stain | None) -> Slide:
 def tissue_pixels(slide: Slide) -> RGB:
     """(N, 3) uint8: pixels of tissue in a few windows all over the slide; the same ones every time.
 
-    Lumina and glass are left out.
+    Lumina, glass, pen marks and what is black (a scanner's fill, ink) are left out. The windows lie on a grid, so that
+    no pixel of a small slide is counted twice.
     """
+    side, found = WINDOW_PX * max(1.0, WINDOW_MPP / slide.mpp), []
+    for box in _windows(slide, side):
+        size = (max(1, round(box.width / side * WINDOW_PX)), max(1, round(box.height / side * WINDOW_PX)))
+        pixels = slide.read(box, size).reshape(-1, 3)
+        found.append(pixels[(_density(pixels).mean(axis=1) > GLASS) & (pixels.max(axis=1) > BLACK)])
+    return np.concatenate(found) if found else np.empty((0, 3), np.uint8)
+
+
+def _windows(slide: Slide, side: float) -> list[Box]:
+    """Up to `WINDOWS` squares of this side, evenly among those with the most tissue; cut off at the slide's border."""
     width, height = slide.size
-    overview = slide.thumbnail(OVERVIEW_PX)
-    mask = tissue_mask(overview, min_area_px=16)
-    rows, columns = np.nonzero(mask if mask.any() else np.ones_like(mask))
-    # In reading order, and as far apart in it as can be.
-    chosen = np.unique(np.linspace(0, len(rows) - 1, 2 * WINDOWS + 1).round().astype(int)[1::2])
-    side = WINDOW_PX * max(1.0, WINDOW_MPP / slide.mpp)
-    found = []
-    for row, column in zip(rows[chosen], columns[chosen], strict=True):
-        x, y = (column + 0.5) * width / mask.shape[1], (row + 0.5) * height / mask.shape[0]
-        pixels = slide.read(Box(x - side / 2, y - side / 2, side, side), (WINDOW_PX, WINDOW_PX)).reshape(-1, 3)
-        found.append(pixels[_density(pixels).mean(axis=1) > GLASS])
-    return np.concatenate(found)
+    # Not finer than needed: marks are looked for by their halo in µm.
+    overview = slide.thumbnail(max(1, min(OVERVIEW_PX, round(max(width, height) * slide.mpp / OVERVIEW_MPP))))
+    scale = width / overview.shape[1]
+    mask = tissue_mask(overview, min_area_px=16, pen=True, mpp=slide.mpp * scale) & (overview.max(axis=2) > BLACK)
+    across = math.ceil(width / side)
+    row, column = (((np.arange(n) + 0.5) * scale / side).astype(int) for n in mask.shape)
+    square = (row[:, None] * across + np.minimum(column, across - 1)).ravel()
+    tissue = np.bincount(square, weights=mask.ravel()) / np.maximum(np.bincount(square), 1)
+    if tissue.max() == 0:
+        return []
+    candidates = np.flatnonzero(tissue >= min(HALF, tissue.max()))
+    chosen = np.unique(np.linspace(0, len(candidates) - 1, WINDOWS).round().astype(int))
+    corners = [(float(i % across) * side, float(i // across) * side) for i in candidates[chosen]]
+    return [Box(x, y, min(side, width - x), min(side, height - y)) for x, y in corners]
 
 
 # Optical density of each grey level; one is added, lest black have none.

@@ -198,3 +198,72 @@ class TestRefused:
     def test_an_unknown_metric(self):
         with pytest.raises(EvaluationError, match="dice, iou"):
             compare_evaluations(self.A, self.A, metric="beauty")
+
+
+class TestClassesThatOnlyOneHasAScoreOf:
+    """A never says Necrosis, so that it has no precision there; B does, and is better at Tumor too."""
+
+    NAMES = ("Background", "Tumor", "Necrosis")
+
+    def evaluations(self):
+        a, b = [[60, 10, 0], [2, 18, 0], [5, 5, 0]], [[62, 8, 0], [1, 19, 0], [1, 0, 9]]
+        found = []
+        for model, matrix in (("a", a), ("b", b)):
+            one = evaluation({f"P{i}": 5 for i in range(6)}, model=model)
+            confusions = np.stack([np.array(matrix, dtype=np.int64)] * 6)
+            found.append(
+                replace(
+                    one,
+                    names=self.NAMES,
+                    confusions=confusions,
+                    histograms=np.zeros((6, 3, 2, BINS), dtype=np.int64),
+                    boundaries=np.full((6, 3, 2), np.nan),
+                    objects=np.zeros((6, 3, 13)),
+                )
+            )
+        return found
+
+    def test_the_mean_is_of_the_classes_that_both_have(self):
+        found = compare_evaluations(*self.evaluations(), metric="precision")
+        assert found.difference.value == pytest.approx(19 / 27 - 18 / 33)
+        assert found.left_out == ("Necrosis",)
+        assert "without Necrosis, of which one of them has no precision" in found.sentence
+        assert "b is better" in found.sentence
+
+    def test_where_both_have_all_of_them_none_is_left_out(self):
+        found = compare_evaluations(*self.evaluations(), metric="recall")
+        assert found.left_out == ()
+        assert found.difference.value == pytest.approx((0.95 + 0.9) / 2 - (0.9 + 0) / 2)
+
+
+def test_an_interval_of_the_mean_is_of_the_same_classes_in_every_draw():
+    """Only P0 has Necrosis, which is never found: without P0 the mean would be 1."""
+    one = evaluation({f"P{i}": 10 for i in range(3)})
+    confusions = np.zeros((3, 3, 3), dtype=np.int64)
+    confusions[:, 0, 0], confusions[:, 1, 1] = 50, 10
+    confusions[0, 2, 0] = 10
+    found = replace(
+        one,
+        names=("Background", "Tumor", "Necrosis"),
+        confusions=confusions,
+        histograms=np.zeros((3, 3, 2, BINS), dtype=np.int64),
+        boundaries=np.full((3, 3, 2), np.nan),
+        objects=np.zeros((3, 3, 13)),
+    )
+    mean = found.to_dict()["intervals"]["recall"]["mean"]
+    assert (mean["value"], mean["low"], mean["high"]) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("name", ["low", "high", "p", "difference"])
+def test_a_run_may_be_called_as_a_column_is(name):
+    a, b = evaluation({"P1": 4, "P2": 5}, model="a"), evaluation({"P1": 6, "P2": 8}, model="b")
+    found = compare_evaluations(a, b, names=(name, "other"))
+    assert found.table.columns[0] == f"{name} (run)"
+    assert f"{name} (run) " in found.sentence
+    assert f"{found.table.iloc[-1, 1]:.3f}" in found.sentence
+
+
+def test_names_are_text_in_a_notebook():
+    a, b = evaluation({"P1": 4, "P2": 5}, model="a"), evaluation({"P1": 6, "P2": 8}, model="b")
+    assert "<img" not in compare_evaluations(a, b, names=("<img src=x>", "other"))._repr_html_()
+    assert repr(compare_evaluations(a, b)).startswith("Comparison(a and b: dice +")

@@ -3,20 +3,26 @@
 The model finds all of patient Pa's tumour, and the upper half of Pb's. What is red gets a logit of 3.5, the rest of −4.
 """
 
+import contextlib
 import json
+import logging
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fakes import BLUE, RED, FakeEntry, square, write_png
 from pixelnets import ByColour, Constant, model_of
+from torch import nn
 
 from qp2train import ArraySlide, LabelMap, evaluate, predict, sample_patches
 from qp2train.core.scores import STEPS
 from qp2train.errors import EvaluationError, ModelError, NoAnnotationError
 from qp2train.infer.evaluate import fit_temperature
 from qp2train.infer.evaluation import Evaluation
+from qp2train.learn.data import plain_loader
 
 LABELS = LabelMap(["Tumor"])
 P_RED, P_BLUE = 1 / (1 + math.exp(-3.5)), 1 / (1 + math.exp(4))
@@ -235,13 +241,23 @@ class TestFolder:
 
 
 class TestTemperature:
-    def test_fitted_by_hand(self, quarters):
+    def test_patches_that_cannot_tell_it_leave_it(self, quarters, caplog):
         # Only blue pixels of Pb's corner: 128 of 256 are tumour, the others are not annotated. The logit of tumour is
         # −4, and the truth always tumour: the hottest temperature is the best.
         slides = {k: replace(s, annotations=(square(0, 8, 8),)) for k, s in quarters.slides.items()}
         table = replace(quarters, slides=slides).take(quarters.rows["entry"] == "b")
-        hottest = fit_temperature(model_of(ByColour()), table, device="cpu").about["temperature"]
-        assert hottest == pytest.approx(20, 0.01)
+        # … which says that the patches are no measure, not that the model should never be sure.
+        model = model_of(ByColour())
+        with caplog.at_level(logging.WARNING):
+            assert fit_temperature(model, table, device="cpu") is model
+        assert "too few, or too easy" in caplog.text
+
+    def test_where_all_is_right_ever_more_certainty_would_be_better(self, quarters, caplog):
+        slides = {k: replace(s, annotations=(square(0, 0, 8),)) for k, s in quarters.slides.items()}
+        model = model_of(ByColour())
+        with caplog.at_level(logging.WARNING):
+            assert fit_temperature(model, replace(quarters, slides=slides), device="cpu") is model
+        assert "too few, or too easy" in caplog.text
 
     def test_it_mends_what_was_too_sure(self, quarters):
         # Red is always right, blue is so for 1536 of 1664 pixels; a logit of −4 claims 98 %.
@@ -287,3 +303,104 @@ class TestTemperature:
     def test_one_that_is_no_temperature_is_refused(self, quarters, wrong):
         with pytest.raises(ModelError, match="temperature"):
             evaluate(replace(model_of(ByColour()), about={"temperature": wrong}), quarters, device="cpu")
+
+
+class TestSureNetworks:
+    """Scores next to 0 and 1 are told apart, so that curves say the same of a network at any temperature."""
+
+    @pytest.mark.parametrize("temperature", [1.0, 0.2, 0.05, 5.0])
+    def test_curves_do_not_depend_on_the_temperature(self, quarters, temperature):
+        plain_, other = (
+            evaluate(replace(model_of(Ramp()), about={"temperature": t}), quarters, device="cpu").to_dict()["pooled"]
+            for t in (1.0, temperature)
+        )
+        assert 0.5 < plain_["roc_auc"]["Tumor"] < 1
+        for metric in ("roc_auc", "pr_auc"):
+            assert other[metric]["Tumor"] == pytest.approx(plain_[metric]["Tumor"], abs=0.01)
+
+    def test_they_are_the_exact_ones(self, quarters):
+        from sklearn.metrics import average_precision_score, roc_auc_score
+
+        found = evaluate(model_of(Ramp()), quarters, device="cpu").to_dict()["pooled"]
+        truths, scores = [], []
+        with torch.inference_mode():
+            for pixels, masks in plain_loader(quarters, batch_size=8):
+                logits = Ramp()(pixels)
+                known = masks.numpy() != 255
+                truths.append(masks.numpy()[known] == 1)
+                scores.append((logits[:, 1] - logits[:, 0]).numpy()[known])
+        truth, score = np.concatenate(truths), np.concatenate(scores)
+        assert found["roc_auc"]["Tumor"] == pytest.approx(roc_auc_score(truth, score), abs=0.002)
+        assert found["pr_auc"]["Tumor"] == pytest.approx(average_precision_score(truth, score), abs=0.01)
+
+    def test_a_broken_network_is_named(self, quarters):
+        with pytest.raises(ModelError, match="Broken-0 answers with what is no number"):
+            evaluate(model_of(Broken()), quarters, device="cpu")
+
+
+class Ramp(nn.Module):
+    """Very sure, and often wrong: logits from −60 to 60."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        noise = 25 * torch.randn(1, *pixels.shape[-2:], generator=generator)
+        red = (pixels[:, 0].float() - pixels[:, 2].float()) / 8 + noise
+        return torch.stack([torch.zeros_like(red), red], dim=1)
+
+
+class Broken(nn.Module):
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(pixels[:, :2].float(), torch.nan)
+
+
+class TestWhoseTissueItIs:
+    def test_patients_are_those_of_the_slides_also_where_nothing_was_split(self, quarters):
+        slides = {k: replace(s, metadata={"patient": "P"}) for k, s in quarters.slides.items()}
+        rows = quarters.rows.assign(group=quarters.rows["entry"])
+        found = evaluate(model_of(ByColour()), replace(quarters, rows=rows, slides=slides, grouped_by=()), device="cpu")
+        assert found.patients == ("P",)
+        assert "why_none" in found.to_dict()["intervals"]
+
+    def test_a_split_by_patch_makes_no_patients(self, quarters):
+        slides = {k: replace(s, metadata={}) for k, s in quarters.slides.items()}
+        rows = quarters.rows.assign(group=[str(i) for i in range(len(quarters))])
+        table = replace(quarters, rows=rows, slides=slides, grouped_by=("patch",))
+        assert evaluate(model_of(ByColour()), table, device="cpu").patients == ("a", "b")
+
+
+class TestFiles:
+    def test_what_was_scored_is_counted(self, found):
+        data = found.to_dict()
+        assert data["scored"] == {"patients": 2, "slides": 2, "patches": 8}
+
+    def test_damage_anywhere_is_a_named_error(self, found, tmp_path):
+        file = found.save(tmp_path) / "counts.npz"
+        data = file.read_bytes()
+        rng = np.random.default_rng(0)
+        for place in [0, *rng.integers(0, len(data), 60).tolist()]:
+            file.write_bytes(data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :])
+            with contextlib.suppress(EvaluationError):  # what is not in use, such as a date, may change
+                Evaluation.load(tmp_path)
+        file.write_bytes(b"")
+        with pytest.raises(EvaluationError):
+            Evaluation.load(tmp_path)
+
+    def test_a_full_disk_leaves_the_older_one(self, found, tmp_path, monkeypatch):
+        found.save(tmp_path)
+        monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError("No space left")))
+        with pytest.raises(OSError, match="No space"):
+            found.save(tmp_path)
+        monkeypatch.undo()
+        assert Evaluation.load(tmp_path).model == found.model
+
+    def test_its_name_is_short(self, found):
+        assert repr(found) == "Evaluation('ByColour-0', test: 8 patches of 2 patients)"
+
+
+def test_outlines_say_in_how_many_patches_they_were_measured(found):
+    data = found.to_dict()
+    assert data["outlined"]["Tumor"]["patches"] <= data["outlined"]["Tumor"]["of"]
+    assert data["outlined"]["Tumor"]["of"] == 2
+    interval = data["intervals"]["objects"]["Tumor"]["dice"]
+    assert interval["low"] <= data["objects"]["Tumor"]["dice"] <= interval["high"]
+    assert set(data["patients"]["Pa"]["boundary"]["Tumor"]) == {"hd95_um", "assd_um"}

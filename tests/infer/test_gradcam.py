@@ -78,6 +78,28 @@ def test_of_several_scales_the_patchs_own_is_shown(table):
         as_segmentation(model)
 
 
+class TestPixels:
+    @pytest.mark.parametrize(
+        ("pixels", "said"),
+        [
+            (np.zeros((1, 3, SIDE, SIDE), np.uint8), r"a torch tensor \(B, 3, H, W\), not ndarray"),
+            (torch.zeros(1, SIDE, SIDE, 3), "not \\(1, 48, 48, 3\\)"),
+            (torch.zeros(3, SIDE, SIDE), "not \\(3, 48, 48\\)"),
+            (torch.zeros(0, 3, SIDE, SIDE), "at least one patch"),
+            (torch.zeros(1, 2, 3, SIDE, SIDE), "not \\(1, 2, 3, 48, 48\\)"),
+        ],
+    )
+    def test_of_another_form_are_named(self, convolutional, pixels, said):
+        with pytest.raises(ModelError, match=said):
+            gradcam(convolutional, pixels)
+
+    @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+    def test_maps_are_the_same_where_gradients_are_off(self, convolutional, mode):
+        with mode():
+            found = gradcam(convolutional, pictures("Tumor"))
+        np.testing.assert_array_equal(found, gradcam(convolutional, pictures("Tumor")))
+
+
 class TestWeakSegmentation:
     """A slide of three tiles: a blue disc, a red one, none."""
 
@@ -111,7 +133,17 @@ class TestWeakSegmentation:
         ]
         assert areas[0] > areas[1] > 0
 
-    @pytest.mark.parametrize("threshold", [0, 1, -1, float("nan")])
+    @pytest.mark.parametrize("temperature", ["x", 0, -1, None, float("nan")])
+    def test_what_is_no_temperature(self, convolutional, temperature):
+        with pytest.raises(ModelError, match=r"temperature of .* must be a number above 0"):
+            as_segmentation(replace(convolutional, about={"temperature": temperature}))
+
+    def test_it_has_no_files_of_its_own(self, convolutional, tmp_path):
+        with pytest.raises(ModelError, match="save the classifier itself"):
+            as_segmentation(convolutional).save(tmp_path / "m")
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("threshold", [0, 1, -1, float("nan"), "0.5", None])
     def test_what_is_no_threshold(self, convolutional, threshold):
         with pytest.raises(ModelError, match="threshold must be"):
             as_segmentation(convolutional, threshold=threshold)

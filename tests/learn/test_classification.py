@@ -12,9 +12,10 @@ from qp2train import LabelMap, fit
 from qp2train.core.labels import IGNORE
 from qp2train.errors import LabelError, ModelError, NoAnnotationError
 from qp2train.infer.classify import classify_table
+from qp2train.learn.augment import Augmentation
 from qp2train.learn.classdata import ClassifiedPatches, scale_tables
 from qp2train.learn.classification import NEVER, Classification
-from qp2train.learn.classify import ClassificationTask, pairs
+from qp2train.learn.classify import ClassificationTask, pairs, prepare
 from qp2train.learn.models import Model, load_model
 from qp2train.learn.patchlabels import balanced_weights, class_counts, labelled, patch_labels
 from qp2train.learn.schedule import Optimisation
@@ -147,6 +148,26 @@ class TestPatchLabels:
         assert class_counts(np.array([1, 1, 1, 2]), 3) == (0, 3, 1)
         # 4 patches, 2 classes: 4/(2·3) and 4/(2·1)
         assert balanced_weights((0, 3, 1)) == (0, pytest.approx(2 / 3), 2)
+        assert balanced_weights((10_000, 1, 0)) == (pytest.approx(10_001 / 20_000), 10, 0)
+
+    @pytest.mark.parametrize(("balanced", "expected"), [(False, [2 / 3, 2]), (True, [1, 1])])
+    def test_what_is_drawn_equally_often_has_no_weight_besides(self, train, balanced, expected):
+        some = train.take([0, 3, 6, 1])  # three of Stroma, one of Tumor
+        how = {"augmentation": Augmentation(SIDE, "none"), "batch_size": 4, "seed": 0, "weights": "auto"}
+        prepared = prepare(TINY, TINY.build(), some, None, Optimisation(), balanced=balanced, **how)
+        assert prepared.task.weights.tolist() == pytest.approx(expected)
+
+    def test_a_balanced_training_draws_by_the_classes_that_are_learnt(self, train):
+        # The table calls all of them the same; what fills them are three of Stroma and one of Tumor.
+        some = train.take([0, 3, 6, 1])
+        some = replace(some, rows=some.rows.assign(label="Tumor"))
+        how = {"augmentation": Augmentation(SIDE, "none"), "batch_size": 4, "seed": 0, "balanced": True}
+        loader = prepare(replace(TINY, share=0.5), TINY.build(), some, None, Optimisation(), **how).train
+        drawn = []
+        for epoch in range(100):
+            loader.batch_sampler.set_epoch(epoch)
+            drawn += [row for batch in loader.batch_sampler for row, _ in batch]
+        assert np.mean([row == 3 for row in drawn]) == pytest.approx(0.5, abs=0.08)
 
 
 class TestContext:
@@ -160,8 +181,6 @@ class TestContext:
 
     def test_the_scales_are_turned_alike(self, train):
         # Of the second scale the middle quarter is the first scale at half the resolution, in any augmentation.
-        from qp2train.learn.augment import Augmentation
-
         tables = scale_tables(replace(train, context=(2.0,)), (2.0,))
         data = ClassifiedPatches(tables, patch_labels(train), Augmentation(SIDE, "flips"))
         for seed in range(8):
@@ -241,11 +260,23 @@ class TestSpec:
             ({"share": 0.0}, "share must be above 0"),
             ({"context": (0.0,)}, "context must be"),
             ({"options": {"act_layer": torch.nn.SiLU}}, "plain numbers"),
+            ({"options": {"checkpoint_path": "/x.pth"}}, "'checkpoint_path' is no option of a network"),
+            ({"mixup": -1.0}, "mixup must be 0"),
+            ({"context": 1.0}, "context must be a list, not 1.0"),
+            ({"context": None}, "context must be a list, not None"),
+            ({"dropout": "0.1"}, "dropout must be a number, not '0.1'"),
+            ({"labels": ["Tumor"]}, "labels must be a LabelMap"),
+            ({"encoder": None}, "encoder must be a text, not None"),
+            ({"encoder_weights": True}, "encoder_weights must be a text or None, not True"),
         ],
     )
     def test_what_cannot_be_is_named(self, wrong, said):
         with pytest.raises(ModelError, match=said):
-            Classification(LABELS, encoder_weights=None, **wrong)
+            Classification(**{"labels": LABELS, "encoder_weights": None} | wrong)
+
+    def test_weights_that_timm_does_not_have(self):
+        with pytest.raises(ModelError, match=r"timm has no weights named 'resnet18\.nonsense'"):
+            replace(TINY, encoder="resnet18.nonsense").build()
 
     def test_a_patch_size_that_a_transformer_cannot_take(self):
         net = Classification(LABELS, encoder="test_vit", encoder_weights=None).build()

@@ -2,13 +2,19 @@ import csv
 import logging
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from qp2train import PatchTable, evaluate, fit, load_model
+from qp2train.core.confusion import Confusion
 from qp2train.errors import ModelError, NoAnnotationError, Qp2trainError, SplitError
+from qp2train.learn.averaging import _Decay
+from qp2train.learn.losses import SegmentationLoss
+from qp2train.learn.schedule import Optimisation
+from qp2train.learn.tasks import SegmentationTask
 
 QUICK = {"epochs": 1, "batch_size": 8, "augment": "none", "progress": False}
 
@@ -86,8 +92,6 @@ class TestKeep:
     @pytest.fixture
     def dices(self, monkeypatch):
         """Validation Dice of the coming epochs, given by the test; what the weights were in each."""
-        from qp2train.learn.tasks import SegmentationTask
-
         planned: list[float] = []
         weights: list[torch.Tensor] = []
 
@@ -116,6 +120,47 @@ class TestKeep:
         assert torch.equal(model.net.net.segmentation_head[0].weight, weights[1])
 
 
+class TestValidationScore:
+    """Of classes of which validation has pixels: 98 of background, 2 of Tumor, and of a third class none."""
+
+    @pytest.fixture
+    def task(self, monkeypatch):
+        task = SegmentationTask(torch.nn.Identity(), ("Background", "Tumor", "Necrosis"), Optimisation(), None)
+        task.logged = {}
+        monkeypatch.setattr(task, "log", lambda name, value, **_: task.logged.__setitem__(name, value))
+        whole = SimpleNamespace(strategy=SimpleNamespace(reduce=lambda tensor, reduce_op: tensor))
+        monkeypatch.setattr(SegmentationTask, "trainer", whole)
+        return task
+
+    def ended(self, task, *matrix) -> dict:
+        task.confusions = [Confusion(np.array(matrix), task.names)]
+        task.logged.clear()
+        task.on_validation_epoch_end()
+        return dict(task.logged)
+
+    @pytest.fixture(autouse=True)
+    def no_overlap(self, monkeypatch):
+        monkeypatch.setattr(SegmentationTask, "_empty", lambda self: [])
+
+    def test_a_pixel_wrongly_taken_for_an_absent_class_does_not_halve_the_score(self, task):
+        # Dice of Tumor: 2·2 / (2 + 3).
+        without = self.ended(task, [97, 1, 0], [0, 2, 0], [0, 0, 0])
+        taken = self.ended(task, [96, 1, 1], [0, 2, 0], [0, 0, 0])
+        assert without["val/dice"] == taken["val/dice"] == pytest.approx(0.8)
+        assert "val/dice/Necrosis" not in taken
+
+    def test_the_absent_class_is_named_once(self, task, caplog):
+        for _ in range(2):
+            self.ended(task, [97, 1, 0], [0, 2, 0], [0, 0, 0])
+        assert [r.getMessage() for r in caplog.records] == [
+            "no validation pixel is Necrosis: the score that chooses the epoch is of the other classes"
+        ]
+
+    def test_without_any_class_there_is_nothing_to_choose_by(self, task):
+        with pytest.raises(NoAnnotationError, match="no pixel of the validation patches is annotated as Tumor or Necr"):
+            self.ended(task, [97, 3, 0], [0, 0, 0], [0, 0, 0])
+
+
 class TestAverage:
     SLOW = QUICK | {"batch_size": 2, "seed": 3, "ema": 0.99}
 
@@ -127,10 +172,43 @@ class TestAverage:
         w = [m.net.net.segmentation_head[0].weight for m in (start, averaged, last)]
         assert (w[1] - w[0]).abs().mean() < 0.8 * (w[2] - w[0]).abs().mean()
 
+    @pytest.mark.parametrize("decay", [0.5, 0.9, 0.999])
+    def test_each_step_counts_less_than_the_next_by_the_decay(self, decay):
+        """Weights of 1, 2, 3 and 4 after four steps, from a start at 100 that has no part in it."""
+        averaged = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(1, 1), avg_fn=_Decay(decay))
+        net = torch.nn.Linear(1, 1)
+        torch.nn.init.constant_(averaged.module.weight, 100.0)
+        for weight in (1.0, 2.0, 3.0, 4.0):
+            torch.nn.init.constant_(net.weight, weight)
+            averaged.update_parameters(net)
+        expected = np.average([1, 2, 3, 4], weights=[decay**3, decay**2, decay, 1])
+        assert averaged.module.weight.item() == pytest.approx(expected, rel=1e-4)
+
     def test_also_in_the_best_epoch(self, spec, train_val):
         few = train_val[0].take(range(10))
         best, last = (fit(spec, few, train_val[1], **self.SLOW, keep=keep) for keep in ("best", "last"))
         assert best.id == last.id  # there is one epoch only
+
+
+class TestDiverged:
+    def test_no_epoch_of_a_diverged_training_is_kept(self, spec, train_val, tmp_path):
+        burst = QUICK | {"epochs": 3, "lr": 1e30, "gradient_clip": 0.0}
+        with pytest.raises(Qp2trainError, match=r"diverged.*lower the learning rate \(lr=1e\+30\)"):
+            fit(spec, *train_val, **burst, out=tmp_path)
+        assert not (tmp_path / "model").exists()
+
+    def test_it_ends_with_the_epoch_whose_loss_was_no_number(self, spec, train_val, monkeypatch, tmp_path):
+        loss = SegmentationLoss.forward
+        monkeypatch.setattr(SegmentationTask, "on_train_epoch_start", lambda self: begun.append(self.current_epoch))
+        monkeypatch.setattr(
+            SegmentationLoss,
+            "forward",
+            lambda self, *batch: loss(self, *batch) * (float("nan") if len(begun) == 2 else 1),
+        )
+        begun: list[int] = []
+        with pytest.raises(Qp2trainError, match="diverged"):
+            fit(spec, *train_val, **QUICK | {"epochs": 4}, out=tmp_path)
+        assert begun == [0, 1]
 
 
 class TestWithoutValidation:
@@ -142,6 +220,15 @@ class TestWithoutValidation:
 
     def test_a_name_of_its_own(self, spec, train_val):
         assert fit(spec, train_val[0], **QUICK, name="mine").id.startswith("mine-")
+
+    @pytest.mark.parametrize("name", ["", "a/b", "..\\c", "a\nb"])
+    def test_a_name_that_no_model_could_be_loaded_with(self, spec, train_val, name):
+        with pytest.raises(Qp2trainError, match="name must be a text without slashes"):
+            fit(spec, train_val[0], **QUICK, name=name)
+
+    def test_a_run_folder_with_such_a_name(self, spec, train_val, tmp_path):
+        fit(spec, train_val[0].take(range(8)), **QUICK, out=tmp_path / "a\\b\nc")
+        assert load_model(tmp_path / "a\\b\nc").id.startswith("a_b_c-")
 
 
 @pytest.mark.parametrize("steps", [1, 2, 9, 10, 11])
@@ -168,6 +255,16 @@ def test_training_twice_into_one_folder_leaves_the_second(tmp_path, spec, train_
 
 
 class TestRefused:
+    def test_a_run_folder_that_could_not_take_the_model_before_any_training(self, spec, train_val, tmp_path):
+        (tmp_path / "file").write_text("mine")
+        with pytest.raises(Qp2trainError, match="is a file"):
+            fit(spec, *train_val, **QUICK, out=tmp_path / "file")
+        (tmp_path / "run" / "model").mkdir(parents=True)
+        (tmp_path / "run" / "model" / "notes.txt").write_text("mine")
+        with pytest.raises(ModelError, match=r"notes\.txt"):
+            fit(spec, *train_val, **QUICK, out=tmp_path / "run")
+        assert [p.name for p in (tmp_path / "run").iterdir()] == ["model"]
+
     def test_validation_with_a_patient_of_training(self, spec, two_colours):
         train, val = two_colours.take(range(12)), two_colours.take(range(6, 20))
         with pytest.raises(SplitError, match="the same slide in several parts"):
@@ -235,8 +332,71 @@ def test_the_model_knows_the_tables_colours(spec, train_val):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"lr": -1}, {"lr": 0}, {"label_smoothing": 5}, {"seed": -1}, {"workers": -1}, {"patience": -1}]
+    "bad",
+    [
+        {"lr": -1},
+        {"lr": 0},
+        {"label_smoothing": 5},
+        {"seed": -1},
+        {"workers": -1},
+        {"patience": -1},
+        {"gradient_clip": float("nan")},
+        {"devices": 0},
+    ],
 )
 def test_impossible_numbers_are_refused_before_any_work(bad, spec, train_val):
     with pytest.raises(Qp2trainError, match="must"):
         fit(spec, *train_val, **bad)
+
+
+class TestTypes:
+    """What is of another type than the signature says is named, and not taken for something else."""
+
+    @pytest.mark.parametrize(
+        ("wrong", "said"),
+        [
+            ({"epochs": "3"}, "epochs must be a whole number, not '3'"),
+            ({"epochs": 2.5}, "epochs must be a whole number, not 2.5"),
+            ({"epochs": None}, "epochs must be a whole number, not None"),
+            ({"patience": 2.5}, "patience must be a whole number"),
+            ({"accumulate": 2.0}, "accumulate must be a whole number"),
+            ({"seed": None}, "seed must be a whole number"),
+            ({"workers": None}, "workers must be a whole number"),
+            ({"devices": "auto"}, "devices must be a whole number"),
+            ({"lr": "1e-3"}, "lr must be a number, not '1e-3'"),
+            ({"ema": "0.9"}, "ema must be a number"),
+            ({"balanced": "no"}, "balanced must be True or False, not 'no'"),
+            ({"loss": None}, "loss must be a text, not None"),
+            ({"class_weights": {"Tumor": "2"}}, r"class_weights\['Tumor'\] must be a number, not '2'"),
+            ({"class_weights": np.ones(2)}, "class_weights must be 'auto' or a dictionary or None"),
+            ({"track": None}, "track must be 'csv', 'tensorboard'"),
+            ({"out": 3}, "out must be a text or a path or None, not 3"),
+            ({"cache": 3}, "cache must be a text or a path or None, not 3"),
+            ({"spec": "unet"}, "spec must be a Segmentation or a Classification, not 'unet'"),
+            ({"train": "x.parquet"}, "train must be a PatchTable, not 'x.parquet'"),
+            ({"val": [1]}, r"val must be a PatchTable or None, not \[1\]"),
+        ],
+    )
+    def test_named(self, spec, train_val, wrong, said):
+        with pytest.raises(Qp2trainError, match=said):
+            fit(**{"spec": spec, "train": train_val[0], **QUICK} | wrong)
+
+    def test_numbers_of_numpy_are_numbers(self, spec, train_val, tmp_path):
+        numbers = {"epochs": np.int64(1), "lr": np.float32(0.25), "class_weights": {"Tumor": np.float32(2)}}
+        fit(spec, train_val[0].take(range(8)), **QUICK | numbers, out=tmp_path)
+        arguments = load_model(tmp_path).about["arguments"]
+        assert (arguments["epochs"], arguments["lr"], arguments["class_weights"]) == (1, 0.25, {"Tumor": 2.0})
+
+
+@pytest.mark.parametrize("weight", [0.0, np.nan])
+@pytest.mark.parametrize("more", [{}, {"class_weights": "auto"}])
+def test_weights_that_nothing_can_be_drawn_by(spec, train_val, weight, more):
+    table = replace(train_val[0], rows=train_val[0].rows.assign(weight=weight))
+    with pytest.raises(Qp2trainError, match="the table's weights must not be negative"):
+        fit(spec, table, **QUICK, balanced=True, **more)
+
+
+def test_one_patch_at_a_time_where_the_deepest_maps_are_one_pixel(spec, train_val):
+    pyramid = replace(spec, arch="deeplabv3plus", options={})
+    with pytest.raises(Qp2trainError, match="use batch_size=2 at least"):
+        fit(pyramid, train_val[0].take([0, 1]), **QUICK | {"batch_size": 1})

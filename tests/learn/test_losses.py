@@ -227,6 +227,22 @@ class TestOverlappingClasses:
         loss = SegmentationLoss("lovasz", multilabel=True)(torch.zeros(1, 2, 1, 2), self.TRUTH)
         assert loss.item() == pytest.approx(1)
 
+    def test_a_small_class_has_a_hinge_of_its_own(self):
+        """Class 0: nine pixels, all found. Class 1: one of nine pixels, which is missed."""
+        logits, truth = torch.full((1, 2, 3, 3), -5.0), torch.zeros(1, 2, 3, 3, dtype=torch.int64)
+        logits[0, 0], truth[0, 0] = 5, 1
+        logits[0, 1, 0, 0], truth[0, 1, 0, 0] = -2, 1
+        # An error of 1 + 2, times the Jaccard loss of a class that was missed altogether.
+        assert SegmentationLoss("lovasz", multilabel=True)(logits, truth).item() == pytest.approx((0 + 3) / 2)
+
+    def test_a_class_of_which_nothing_is_known_takes_no_part(self):
+        truth = torch.stack([torch.zeros(1, 2, dtype=torch.int64), torch.full((1, 2), 255)])[None]
+        logits = torch.zeros(1, 2, 1, 2, requires_grad=True)
+        loss = SegmentationLoss("lovasz", multilabel=True)(logits, truth)
+        loss.backward()
+        assert loss.item() == pytest.approx(1)
+        assert (logits.grad[0, 1] == 0).all()
+
     def test_weights(self):
         loss = SegmentationLoss("ce", multilabel=True, class_weights=(1, 3))(self.LOGITS, self.TRUTH)
         assert loss.item() == pytest.approx(-(2 * math.log(0.75) + 3 * math.log(0.5)) / 5, abs=1e-5)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from qp2train import LabelMap
 from qp2train.errors import NoAnnotationError, Qp2trainError
 from qp2train.learn.lrfinder import find_lr
 
@@ -38,6 +41,26 @@ def test_the_same_seed_proposes_the_same(found, spec, train_val):
 def test_refused(wrong, spec, train_val):
     with pytest.raises(Qp2trainError, match="steps must be at least"):
         find_lr(spec, train_val[0], **QUICK | wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"seed": -1}, "seed must not be negative"),
+        ({"gradient_clip": -1.0}, "gradient_clip must not be negative"),
+        ({"loss": "l2"}, "loss must be a sum"),
+        ({"steps": "20"}, "steps must be a whole number, not '20'"),
+    ],
+)
+def test_what_fit_would_refuse(wrong, said, spec, train_val):
+    with pytest.raises(Qp2trainError, match=said):
+        find_lr(spec, train_val[0], **QUICK | wrong)
+
+
+def test_a_table_of_other_classes(spec, train_val):
+    with pytest.raises(Qp2trainError, match=r"the network's classes .*Tumor.* are not the table's .*Stroma"):
+        find_lr(spec, replace(train_val[0], labels=LabelMap(["Stroma"])), **QUICK)
 
 
 def test_nothing_to_learn_from(spec, train_val):

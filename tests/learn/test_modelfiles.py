@@ -97,7 +97,18 @@ class TestATamperedClassifier:
             ("task", "detection"),
             ("task", ["classification"]),
             ("task", "segmentation"),
+            ("format", 0),
+            ("format", True),
+            ("format", 1.0),
+            ("format", None),
             ("id", ""),
+            ("id", "../../etc/x"),
+            ("id", "a\\b"),
+            ("id", "a\nb"),
+            ("size_px", 10**9),
+            ("mpp", True),
+            ("weights_sha256", 5),
+            ("weights_sha256", ""),
             ("size_px", 48.5),
             ("size_px", True),
             ("mpp", "1"),
@@ -144,7 +155,26 @@ class TestATamperedClassifier:
         weights["head.1.weight"] = torch.zeros(4, 32)
         save_file(weights, folder / "weights.safetensors")
         with pytest.raises(ModelError, match=r"size mismatch for head\.1\.weight"):
-            load_model(folder)
+            load_model(tampered(folder, weights_sha256=None))
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_weights_that_are_no_numbers(self, folder, value):
+        weights = load_file(folder / "weights.safetensors")
+        weights["head.1.weight"][0, 0] = value
+        save_file(weights, folder / "weights.safetensors")
+        with pytest.raises(ModelError, match=r"head\.1\.weight holds values that are no finite numbers"):
+            load_model(tampered(folder, weights_sha256=None))
+
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_weights_of_another_model_of_the_same_network(self, model, folder, tmp_path, packed):
+        other = load_model(folder).net
+        torch.nn.init.zeros_(other.head[-1].weight)
+        save_file(other.state_dict(), folder / "weights.safetensors")
+        with pytest.raises(ModelError, match=r"not the file that model\.json was written with"):
+            load_model(zipped(folder, tmp_path / "m.zip") if packed else folder)
+
+    def test_a_model_that_was_saved_without_a_digest(self, model, folder):
+        assert load_model(tampered(folder, weights_sha256=None)).id == model.id
 
     @pytest.mark.parametrize("at", range(0, 200, 20))
     def test_any_changed_byte_of_the_weights_header_is_noticed_or_harmless(self, folder, at):

@@ -134,10 +134,37 @@ class TestFolder:
         assert card["labels"]["colors"] == {"Tumor": [1, 2, 3]}
 
     def test_saving_again_replaces_and_leaves_nothing_behind(self, model, folder):
-        (folder / "stale.txt").write_text("old")
+        (folder / "README.md").write_text("of the model before")
         model.save(folder)
         assert [p.name for p in folder.parent.iterdir()] == ["model"]
-        assert not (folder / "stale.txt").exists()
+        assert not (folder / "README.md").exists()
+
+    def test_a_folder_with_anything_else_is_left_alone(self, model, folder):
+        (folder.parent / "notes.txt").write_text("mine")
+        with pytest.raises(ModelError, match=r"holds more than a model \(model, notes\.txt\)"):
+            model.save(folder.parent)
+        (folder / "README.md").mkdir()
+        with pytest.raises(ModelError, match=r"README\.md"):
+            model.save(folder)
+        assert sorted(p.name for p in folder.parent.iterdir()) == ["model", "notes.txt"]
+        assert load_model(folder).id == model.id
+
+    def test_a_file_is_left_alone(self, model, tmp_path):
+        (tmp_path / "file").write_text("mine")
+        with pytest.raises(ModelError, match="is a file"):
+            model.save(tmp_path / "file")
+        assert (tmp_path / "file").read_text() == "mine"
+
+    @pytest.mark.parametrize("place", [".", "", "..", "/"])
+    def test_a_place_without_a_name_is_refused(self, model, tmp_path, monkeypatch, place):
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        with pytest.raises(ModelError, match="name a folder"):
+            model.save(place)
+
+    def test_an_empty_folder_will_do(self, model, tmp_path):
+        (tmp_path / "new").mkdir()
+        assert load_model(model.save(tmp_path / "new")).id == model.id
 
     def test_a_crash_while_saving_leaves_the_old_model(self, model, folder):
         broken = replace(model, id="new", about={"unwritable": object()})

@@ -179,6 +179,19 @@ class TestMap:
         assert scores.areas_mm2() == pytest.approx({"Background": 0, "Tumor": 6e-6, "Immune": 6e-6})
 
 
+def test_a_class_without_a_validation_pixel_takes_no_part_in_the_score(overlapping, caplog):
+    table, _ = overlapping
+    train, val = table.split(fractions=(0.75, 0.25))
+    only = {
+        k: replace(s, annotations=[a for a in s.annotations if a.class_name != "Immune"]) for k, s in val.slides.items()
+    }
+    spec = Segmentation(LABELS, "unet", "resnet18", None, SMALL, multilabel=True)
+    how = {"epochs": 1, "batch_size": 4, "augment": "none", "progress": False}
+    last = fit(spec, train, replace(val, slides=only), **how).about["history"][-1]
+    assert last["val/dice"] == last["val/dice/Tumor"]
+    assert "no validation pixel is Immune" in caplog.text
+
+
 def test_class_weights_leave_out_the_background(overlapping):
     from qp2train.learn.schedule import Optimisation
     from qp2train.learn.tasks import prepare

@@ -1,5 +1,7 @@
 """An epoch is a seeded permutation, in which neighbours come soon after one another."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,8 @@ import pytest
 from qp2train import LabelMap
 from qp2train.core.patches import COLUMNS, PatchTable, SlideRef
 from qp2train.errors import Qp2trainError
+from qp2train.learn.balance import drawing_shares
+from qp2train.learn.classweights import class_weights
 from qp2train.learn.order import LANES, EpochOrder
 
 
@@ -119,6 +123,43 @@ class TestRandomness:
         first = table.rows["x"].to_numpy() == 0
         share = np.mean([first[rows_of(batches(table, epoch=e, balanced=True))].mean() for e in range(20)])
         assert share == pytest.approx(0.5, abs=0.02)
+
+
+class TestBalance:
+    """Two classes, of which the part that is trained on has 30 and 2 patches."""
+
+    @pytest.fixture
+    def table(self):
+        table = grid_table(1, 8).take(range(32))
+        label = np.where(np.arange(32) < 30, "Tumor", "Necrosis")
+        weight = np.where(np.arange(32) == 0, 3.0, 1.0)
+        return replace(
+            table, rows=table.rows.assign(label=label, weight=weight), labels=LabelMap(["Tumor", "Necrosis"])
+        )
+
+    def test_every_class_comes_equally_often_and_its_rows_by_their_weight(self, table):
+        shares = drawing_shares(table)
+        # Of Tumor's half 3 of 32 parts are the first row's, and 1 of 32 each other's.
+        assert shares.tolist() == pytest.approx([3 / 64] + [1 / 64] * 29 + [1 / 4] * 2)
+
+    def test_an_epoch_is_drawn_so(self, table):
+        rows = [r for e in range(100) for r in rows_of(batches(table, epoch=e, balanced=True))]
+        assert np.mean([r >= 30 for r in rows]) == pytest.approx(0.5, abs=0.03)
+        assert np.mean([r == 0 for r in rows]) == pytest.approx(3 / 64, abs=0.015)
+
+    def test_a_classifiers_classes_may_be_others_than_the_tables(self, table):
+        shares = drawing_shares(table, np.arange(32) % 2)
+        assert shares[::2].sum() == pytest.approx(0.5)
+
+    def test_a_class_whose_rows_all_weigh_nothing_is_not_drawn(self, table):
+        weight = np.where(np.arange(32) < 30, 1.0, 0.0)
+        shares = drawing_shares(replace(table, rows=table.rows.assign(weight=weight)))
+        assert shares.tolist() == pytest.approx([1 / 30] * 30 + [0, 0])
+
+    def test_the_class_weights_count_what_is_drawn(self, table):
+        table.rows["weight"] = 0.0
+        with pytest.raises(Qp2trainError, match="weights must not be negative"):
+            class_weights("auto", table, balanced=True)
 
 
 class TestTileOrder:

@@ -58,7 +58,7 @@ class TestAsked:
             fit(spec, *few, **QUICK, track=name)
 
     def test_what_is_unknown_is_said(self, spec, few):
-        with pytest.raises(Qp2trainError, match="csv, tensorboard, mlflow, wandb, not 'paper'"):
+        with pytest.raises(Qp2trainError, match=r"track\[1\] must be 'csv', .* or 'wandb', not 'paper'"):
             fit(spec, *few, **QUICK, track=["csv", "paper"])
 
     @pytest.mark.parametrize("name", ["mlflow", "wandb"])

@@ -126,7 +126,7 @@ def test_without_intervals_the_page_says_so_and_why() -> None:
 
 @pytest.mark.parametrize(
     ("split", "expected"),
-    [("val", "There is no test part"), ("train", "the patches that the model learnt from")],
+    [("val", "training itself was watched by"), ("train", "the patches that the model learnt from")],
 )
 def test_a_score_that_is_no_test_is_called_so(split: str, expected: str) -> None:
     assert expected in page(facts(split=split)).find(class_="warnings").get_text()

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,7 +68,13 @@ def metrics_of(table: PatchTable, split: str = "test") -> dict:
         for i, r in enumerate(part.rows.itertuples())
     ]  # fmt: skip
     confusion = {"pixels": [[9, 1], [2, 8]], "mm2": [[0.9, 0.1], [0.2, 0.8]]}
-    return METRICS | {"patches": patches, "split": split, "classes": ["Background", "Tumor"], "confusion": confusion}
+    return METRICS | {
+        "model": "tumor-1",
+        "patches": patches,
+        "split": split,
+        "classes": ["Background", "Tumor"],
+        "confusion": confusion,
+    }
 
 
 @pytest.fixture
@@ -248,9 +255,35 @@ def test_images_that_the_table_does_not_know_are_named(run: Path) -> None:
     assert "1 picture of other, an image that" in soup_of(write_report(run)).find(id="pictures").get_text()
 
 
+def test_scores_of_an_older_model_are_not_shown(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    metrics = json.loads((run / "evaluation/test/metrics.json").read_text(encoding="utf-8"))
+    save_metrics(run, metrics | {"model": "tumor-0"})
+    soup = soup_of(write_report(run))
+    assert "There is no evaluation" in soup.find(class_="warnings").get_text()
+    assert "is of another model" in caplog.text
+
+
+def test_a_run_without_weights_or_annotations_is_reported_without_pictures(run: Path) -> None:
+    (run / "model" / "weights.safetensors").unlink()
+    assert "weights.safetensors is missing" in soup_of(write_report(run)).find(id="pictures").get_text()
+    (run / "patches.annotations.parquet").unlink()
+    assert "patches.parquet is missing" in soup_of(write_report(run)).find(id="pictures").get_text()
+
+
+def test_a_cross_validation_beside_an_older_training_is_shown_as_itself(run: Path) -> None:
+    shutil.copytree(run, run / "fold-1")
+    metrics = json.loads((run / "evaluation/test/metrics.json").read_text(encoding="utf-8"))
+    save_metrics(run, metrics | {"split": "cross-validation"})
+    soup = soup_of(write_report(run, split="cross-validation"))
+    assert soup.h1.get_text() == "tumor, cross-validated"
+    assert not soup.find_all("img")
+
+
 def test_without_a_test_part_validation_is_shown_and_called_so(run: Path, table: PatchTable) -> None:
     os.remove(run / "evaluation" / "test" / "metrics.json")
     save_metrics(run, metrics_of(table, "train") | {"split": "val"})
+    parts = table.rows["split"].replace("test", "val")
+    replace(table, rows=table.rows.assign(split=parts)).save(run / "patches.parquet")
     soup = soup_of(write_report(run, patches=0))
     assert "There is no test part" in soup.find(class_="warnings").get_text()
     assert (run / "evaluation" / "val" / "data.json").is_file()

@@ -77,6 +77,26 @@ def test_a_slide_without_two_stains_stays_as_it_is_and_says_so(stain, grey, capl
     assert caplog.text.count("s7: too little stained tissue") == 1
 
 
+def test_a_slide_too_small_to_tell_is_not_counted_several_times(caplog):
+    array = stained(FIRST_LAB)[:20, :20]
+    assert len(tissue_pixels(ArraySlide(array, mpp=1.0))) <= 400
+    with caplog.at_level(logging.WARNING):
+        assert np.array_equal(whole(NormalisedSlide(ArraySlide(array, mpp=1.0), "macenko")), array)
+    assert "too little" in caplog.text
+
+
+@pytest.mark.parametrize("stain", ["macenko", "reinhard"])
+@pytest.mark.parametrize("mpp", [1.0, 0.25])
+def test_what_is_black_is_no_tissue(stain, mpp):
+    """A scanner's fill on a tenth of the slide changes nothing elsewhere."""
+    clean = np.tile(stained(FIRST_LAB)[:, :340], (2, 2, 1))
+    filled = clean.copy()
+    filled[:190, :230] = 0
+    one, other = (NormalisedSlide(ArraySlide(a, mpp=mpp), stain) for a in (clean, filled))
+    box, size = Box(300, 250, 300, 300), (300, 300)
+    assert np.abs(one.read(box, size).astype(float) - other.read(box, size)).mean() < 3
+
+
 def test_none_is_the_slide_itself_and_unknown_ways_are_named():
     slide = ArraySlide(stained(FIRST_LAB), mpp=1.0)
     assert normalised(slide, None) is slide
