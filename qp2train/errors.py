@@ -17,7 +17,8 @@ Each message names the value that was wrong and what to do about it.
     ├── RecipeError                   a recipe's key or value
     ├── ModelError                    a model folder that cannot be loaded or used
     ├── ResumeError                   a checkpoint that training cannot go on from
-    └── EvaluationError               evaluations that cannot be read, put together or compared
+    ├── EvaluationError               evaluations that cannot be read, put together or compared
+    └── PromptError                   clicks, boxes or masks that no prompted model can take
 """
 
 from __future__ import annotations
@@ -85,3 +86,7 @@ class ResumeError(Qp2trainError):
 
 class EvaluationError(Qp2trainError, ValueError):
     """Evaluations that cannot be read, put together or compared: of other patches, patients or classes."""
+
+
+class PromptError(Qp2trainError, ValueError):
+    """Clicks, boxes or masks that no prompted model can take."""

@@ -1,1 +1,1 @@
-"""Prompts → corrected outlines. Nothing is in here yet."""
+"""Prompts → corrected outlines: what a prompt is, what answers it, and how many clicks that takes."""
