@@ -22,6 +22,7 @@ _HOME = {
     "Project": "qp2train.qupath.project",
     "Qp2trainError": "qp2train.errors",
     "ScoreMap": "qp2train.core.scores",
+    "Refiner": "qp2train.refine.refiner",
     "Segmentation": "qp2train.learn.segmentation",
     "SlideFolder": "qp2train.qupath.folder",
     "as_segmentation": "qp2train.infer.gradcam",

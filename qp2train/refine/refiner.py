@@ -1,0 +1,172 @@
+"""Refiner: a region of a slide, looked at once, and prompts in the slide's coordinates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shapely.geometry.base import BaseGeometry
+
+from qp2train.core.annotation import Annotation
+from qp2train.core.geometry import Box
+from qp2train.errors import PromptError
+from qp2train.refine.fallback import ColourModel
+from qp2train.refine.outline import mask_of, outline_of
+from qp2train.refine.prompts import EncodedView, Prompt, PromptModel
+from qp2train.slides import Slide
+
+# The measurement that says how well the model thinks it has understood.
+PREDICTED_IOU = "Predicted IoU"
+# The prompt, in slide coordinates, in an object's metadata: with it the object can be made again.
+PROMPT_KEY = "qp2train prompt"
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What was asked, in slide coordinates, and what was answered."""
+
+    points: tuple[tuple[float, float], ...]
+    labels: tuple[int, ...]
+    box: Box | None
+    class_name: str | None
+    found: list[Annotation]
+
+
+class Refiner:
+    """Answers prompts on one region at a time: `set_region` is expensive, prompts are cheap.
+
+    `predict` takes a whole prompt; `click` adds one click to the last one and starts from its answer; `undo` takes
+    the last of these steps back. All coordinates are full-resolution pixels of the slide.
+
+    Args:
+        model: What answers; None = the training-free fallback, which knows colours and no tissue.
+        view_px: Longest side of what the model looks at; a larger region is looked at in less detail.
+
+    Raises:
+        PromptError: `view_px` is below 1.
+    """
+
+    def __init__(self, model: PromptModel | None = None, *, view_px: int = 1024) -> None:
+        if view_px < 1:
+            raise PromptError(f"view_px must be at least 1, not {view_px}")
+        self.model: PromptModel = ColourModel() if model is None else model
+        self.view_px = view_px
+        self._region: tuple[EncodedView, Box, tuple[int, int]] | None = None
+        self._steps: list[_Step] = []
+
+    def set_region(self, slide: Slide, box: Box) -> None:
+        """Look at a region; earlier steps are forgotten.
+
+        Args:
+            slide: The slide.
+            box: The region in full-resolution pixels; beyond the slide's border all is white.
+
+        Raises:
+            PromptError: The region is empty, or misses the slide.
+        """
+        inside = box.clipped_to(*slide.size)
+        if inside.width <= 0 or inside.height <= 0:
+            raise PromptError(f"the region {box} is empty or beyond the slide of {slide.size[0]}×{slide.size[1]} px")
+        scale = max(1.0, max(box.width, box.height) / self.view_px)
+        size = max(1, round(box.width / scale)), max(1, round(box.height / scale))
+        self._region = self.model.encode(slide.read(box, size)), box, size
+        self._steps = []
+
+    def predict(
+        self,
+        *,
+        points: Sequence[tuple[float, float]] = (),
+        labels: Sequence[int] | None = None,
+        box: Box | None = None,
+        mask: BaseGeometry | None = None,
+        class_name: str | None = None,
+    ) -> list[Annotation]:
+        """What a prompt may mean, the best first.
+
+        Args:
+            points: (x, y) of each click.
+            labels: Of each click, 1 = belongs to the object, 0 = does not; None = all belong.
+            box: Round the object.
+            mask: The object as it was outlined so far.
+            class_name: The class that the answers get.
+
+        Returns:
+            Annotations with their predicted IoU as a measurement and the prompt in their metadata; nothing was found =
+            an empty list.
+
+        Raises:
+            PromptError: No region is set, or the prompt is none.
+        """
+        view, region, size = self._looked_at()
+        sx, sy = size[0] / region.width, size[1] / region.height
+        given = [1] * len(points) if labels is None else list(labels)
+        prompt = Prompt(
+            [((x - region.x) * sx, (y - region.y) * sy) for x, y in points],
+            given,
+            None if box is None else _scaled(box, region, sx, sy),
+            None if mask is None else mask_of(mask, region, size),
+        )
+        kept = json.dumps(
+            {
+                "points": [list(map(float, p)) for p in points],
+                "labels": given,
+                "box": None if box is None else [box.x, box.y, box.right, box.bottom],
+                "mask": None if mask is None else mask.wkt,
+                "region": [region.x, region.y, region.right, region.bottom],
+                "model": self.model.id,
+            }
+        )
+        found = [
+            Annotation(
+                outline_of(candidate.mask, region),
+                class_name,
+                measurements={PREDICTED_IOU: round(candidate.iou, 4)},
+                metadata={PROMPT_KEY: kept},
+            )
+            for candidate in view.predict(prompt)
+            if candidate.mask.any()
+        ]
+        self._steps.append(_Step(tuple(points), tuple(given), box, class_name, found))
+        return found
+
+    def click(self, x: float, y: float, *, belongs: bool = True) -> list[Annotation]:
+        """Add a click to the last prompt, and start from its best answer.
+
+        Args:
+            x: Of the click.
+            y: Of the click.
+            belongs: Whether what is there belongs to the object.
+
+        Raises:
+            PromptError: No region is set, or a number is not finite.
+        """
+        last = self._steps[-1] if self._steps else _Step((), (), None, None, [])
+        return self.predict(
+            points=[*last.points, (x, y)],
+            labels=[*last.labels, int(belongs)],
+            box=last.box,
+            mask=last.found[0].geometry if last.found else None,
+            class_name=last.class_name,
+        )
+
+    def undo(self) -> list[Annotation]:
+        """Take the last step back.
+
+        Returns:
+            What was found before it; empty at the beginning.
+        """
+        if self._steps:
+            self._steps.pop()
+        return self._steps[-1].found if self._steps else []
+
+    def _looked_at(self) -> tuple[EncodedView, Box, tuple[int, int]]:
+        if self._region is None:
+            raise PromptError("no region is set: call set_region(slide, box) first")
+        return self._region
+
+
+def _scaled(box: Box, region: Box, sx: float, sy: float) -> tuple[float, float, float, float]:
+    left, right = ((x - region.x) * sx for x in (box.x, box.right))
+    top, bottom = ((y - region.y) * sy for y in (box.y, box.bottom))
+    return left, top, right, bottom
