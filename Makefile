@@ -7,13 +7,14 @@ DATA ?= ../shared/data/glas
 OUT ?= runs/glas
 GROOVY := $(abspath $(VENV))/groovy.jar
 
-.PHONY: demo test lint unit notebooks glas glas-official nuclei qupath reading sampling training fuzz kill bench clean help
+.PHONY: demo test lint unit notebooks glas glas-official nuclei refine qupath reading sampling training fuzz kill bench clean help
 
 help:
 	@echo "make demo       the main job on the sample project (3 minutes after the install)"
 	@echo "make test       lint, types, import rules, tests, notebooks"
 	@echo "make glas DATA=folder   leave-one-patient-out on real colon tissue (GlaS)"
 	@echo "make glas-official DATA=folder   the challenge's own split (GPU); make nuclei DATA=folder   nuclei of 107 tiles"
+	@echo "make refine DATA=folder   clicks that gland outlines need"
 	@echo "make qupath     QuPath's files at size, against paquo (where there is one) and the geojson package"
 	@echo "make reading    patches beside openslide-python; make sampling: 100,000 patches from a million annotations"
 	@echo "make training   steps per second with patches read from a slide, beside patches held in memory"
@@ -60,6 +61,9 @@ glas-official: $(INSTALLED)
 
 nuclei: $(INSTALLED)
 	$(BIN)/python benchmarks/nuclei.py $(DATA) --out runs/nuclei
+
+refine: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/refine.py $(DATA)
 
 qupath: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/qupath.py

@@ -44,6 +44,7 @@ _HOME = {
     "pool_folds": "qp2train.infer.crossval",
     "predict": "qp2train.infer.predict",
     "read_geojson": "qp2train.qupath.geojson",
+    "refine_slide": "qp2train.refine.onslide",
     "sample_patches": "qp2train.sampling.plan",
     "tiles": "qp2train.infer.tiles",
     "tissue_regions": "qp2train.slides.tissue",

@@ -44,6 +44,9 @@ from qp2train.qupath.placing import Under
 from qp2train.qupath.project import Project
 from qp2train.qupath.writereport import Mode, WriteReport
 from qp2train.recipe import Recipe, checked_arguments, override, read_yaml
+from qp2train.refine.fallback import ColourModel
+from qp2train.refine.onslide import refine_slide
+from qp2train.refine.prompts import PromptModel
 from qp2train.sampling.images import Progress
 from qp2train.sampling.leakage import check_leakage
 from qp2train.sampling.patchtiles import PATCH_SOURCE, patch_tiles
@@ -303,6 +306,50 @@ def find_tissue(
             found = [Annotation(p, class_name, measurements={AREA: round(p.area * um2, 1)}) for p in pieces]
             mode: Mode = "replace" if write else "dry-run"
             report = project.write(entry.id, found, source=TISSUE_SOURCE, mode=mode)
+            yield Outcome(entry, found, report)
+        except Qp2trainError as error:
+            log.info("%s: %s", entry.name, error)  # the caller has it in the outcome
+            yield Outcome(entry, error=error)
+
+
+def refine_project(
+    project: Project | SlideFolder,
+    *,
+    model: PromptModel | None = None,
+    entries: Iterable[ImageEntry | FolderEntry] | None = None,
+    write: bool = False,
+    outlines: Sequence[str] = (),
+    class_name: str | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Outcome]:
+    """Outline what is prompted on a project's images, see `refine_slide`; what was drawn stays.
+
+    Refining again replaces what was refined before. The objects' source is the prompted model's id. An image that
+    fails is reported; the others still come.
+
+    Args:
+        project: Where the prompts are, and where the outlines are written.
+        model: What answers; None = the training-free fallback.
+        entries: Which images; None = all.
+        write: Write into the project; otherwise the report says what would be written.
+        outlines: Classes whose areas are rough outlines to be made better.
+        class_name: Of objects whose prompt does not say its class.
+        progress: Called with (image name, images done, images in all).
+    """
+    answering: PromptModel = ColourModel() if model is None else model
+    chosen = list(project if entries is None else entries)
+    for done, entry in enumerate(chosen):
+        if progress is not None:
+            progress(entry.name, done, len(chosen))
+        try:
+            # What this model made earlier is replaced; it is no prompt.
+            drawn = [a for a in entry.annotations() if a.source != answering.id]
+            slide = entry.slide()
+            try:
+                found = refine_slide(slide, drawn, model=answering, outlines=outlines, class_name=class_name)
+            finally:
+                slide.close()
+            report = project.write(entry.id, found, source=answering.id, mode="replace" if write else "dry-run")
             yield Outcome(entry, found, report)
         except Qp2trainError as error:
             log.info("%s: %s", entry.name, error)  # the caller has it in the outcome

@@ -106,6 +106,49 @@ def tissue(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: [bold]qp2train refine liver/project.qpproj --from Gland --write[/]")
+def refine(
+    project: ProjectArgument,
+    from_: Annotated[
+        list[str] | None, typer.Option("--from", help="Make outlines of this class better; may be repeated.")
+    ] = None,
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="Of objects whose prompt does not say it, as 'Prompt+: Gland' does.")
+    ] = None,
+    write: Annotated[bool, typer.Option("--write", help="Write the outlines into the project.")] = False,
+    image: Annotated[list[str] | None, typer.Option(help="Only this image (id or name); may be repeated.")] = None,
+    image_root: Roots = None,
+) -> None:
+    """Outline what is prompted in a project: points [bold]Prompt+[/] and [bold]Prompt-[/], boxes [bold]Prompt box[/].
+
+    What you drew stays; refining again replaces what was refined before. So far colours alone answer.
+    """
+    from qp2train import runs
+    from qp2train.qupath.open import open_project
+
+    opened = open_project(project, image_roots=image_root or [])
+    chosen: list[ImageEntry | FolderEntry] = [opened[i] for i in image] if image else [*opened]
+    failed, sources = 0, set[str]()
+    with progress("images") as update:
+        for outcome in runs.refine_project(
+            opened, entries=chosen, write=write, outlines=from_ or [], class_name=class_name, progress=update
+        ):
+            if outcome.report is None:
+                failed += 1
+                console.print(f"[red]failed[/] {escape(f'{outcome.entry.name}: {outcome.error}')}", soft_wrap=True)
+                continue
+            say(f"{outcome.entry.name}: {len(outcome.annotations)} outlined")
+            say(f"  {outcome.report}")
+            sources.add(outcome.report.source)
+    for source in sorted(sources) if write else ():
+        say(f"to take the outlines out: qp2train clear {project} --source {source}")
+    if not write:
+        say("nothing was written: add --write")
+    if failed:
+        console.print(f"[red]{failed} of {len(chosen)} images failed[/]; the others are done")
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: [bold]qp2train clear liver/project.qpproj --source tumor-1a2b3c4d[/]")
 def clear(
     project: ProjectArgument,

@@ -1,0 +1,94 @@
+"""refine_slide: the prompts that were drawn on a slide → outlined objects."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from qp2train.core.annotation import Annotation
+from qp2train.core.geometry import Box
+from qp2train.errors import PromptError
+from qp2train.refine.prompts import PromptModel
+from qp2train.refine.refiner import Refiner
+from qp2train.refine.wishes import Wish, wishes
+from qp2train.slides import Slide
+
+log = logging.getLogger(__name__)
+
+# How much is shown round an object, as a factor of its size.
+ROUND = 1.4
+
+
+def refine_slide(
+    slide: Slide,
+    annotations: Iterable[Annotation],
+    *,
+    model: PromptModel | None = None,
+    outlines: Sequence[str] = (),
+    prompted_only: bool = False,
+    class_name: str | None = None,
+    view_um: float = 200.0,
+    view_px: int = 512,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Annotation]:
+    """Outline what is prompted on a slide: points "Prompt+" and "Prompt-", boxes "Prompt box", rough outlines.
+
+    Args:
+        slide: The slide.
+        annotations: All that is drawn on it; see `wishes` for which prompts belong together.
+        model: What answers; None = the training-free fallback.
+        outlines: Classes whose areas are rough outlines to be made better.
+        prompted_only: Leave out rough outlines without any point.
+        class_name: Of objects whose prompt does not say its class.
+        view_um: Side of what is shown round points alone.
+        view_px: Longest side of what the model looks at.
+        progress: Called with (objects done, objects in all).
+
+    Returns:
+        For each prompted object that was found the best answer; an object that was not is logged.
+
+    Raises:
+        PromptError: `view_um` or `view_px` is not above 0.
+        MissingCalibrationError: Points alone, on a slide without µm per pixel.
+    """
+    if not view_um > 0:
+        raise PromptError(f"view_um must be above 0, not {view_um}")
+    refiner, found = Refiner(model, view_px=view_px), list[Annotation]()
+    asked = wishes(annotations, outlines=outlines, prompted_only=prompted_only)
+    for done, wish in enumerate(asked, start=1):
+        best = _answered(refiner, slide, wish, view_um)
+        if best is None:
+            at = wish.extent.representative_point() if not wish.extent.is_empty else None
+            log.warning(
+                "%s: nothing was found for the prompt%s", slide.name, f" at {at.x:.0f}, {at.y:.0f}" if at else ""
+            )
+        else:
+            found.append(replace(best, class_name=wish.class_name or class_name, plane=wish.plane))
+        if progress is not None:
+            progress(done, len(asked))
+    return found
+
+
+def _answered(refiner: Refiner, slide: Slide, wish: Wish, view_um: float) -> Annotation | None:
+    view = _view(slide, wish, view_um)
+    inside = view.clipped_to(*slide.size)
+    if inside.width <= 0 or inside.height <= 0:
+        return None
+    refiner.set_region(slide, view)
+    found = refiner.predict(points=wish.points, labels=wish.labels, box=wish.box, mask=wish.outline)
+    return found[0] if found else None
+
+
+def _view(slide: Slide, wish: Wish, view_um: float) -> Box:
+    """What is shown of the slide: the object and its surroundings, all clicks included."""
+    left, top, right, bottom = wish.extent.bounds
+    least = view_um / slide.mpp if wish.outline is None and wish.box is None else 1.0
+    width, height = max((right - left) * ROUND, least), max((bottom - top) * ROUND, least)
+    x, y = (left + right - width) / 2, (top + bottom - height) / 2
+    x0, y0 = min([x, *(p[0] - 1 for p in wish.points)]), min([y, *(p[1] - 1 for p in wish.points)])
+    x1, y1 = (
+        max([x + width, *(p[0] + 1 for p in wish.points)]),
+        max([y + height, *(p[1] + 1 for p in wish.points)]),
+    )
+    return Box(x0, y0, x1 - x0, y1 - y0)
