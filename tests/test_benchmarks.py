@@ -10,8 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+
+import qp2train as qp
+from qp2train.core.annotation import Annotation
+from tests.fakes import write_pyramid
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SMALL = {"sample.size": 32, "fit.epochs": 1, "fit.batch_size": 4, "fit.precision": "32-true", "predict.tta": "none"}
@@ -96,3 +101,27 @@ def test_nuclei_tiles_of_one_picture_are_kept_together(monkeypatch):
     tiles = {"a": one[:40, :60], "b": one[:40, 60:], "c": one[40:, :60], "d": one[40:, 60:]}
     tiles |= {"e": other[:, :60], "f": other[:, 60:], "g": drawn(2, 40, 60)}
     assert pictures_of(tiles) == {**dict.fromkeys("abcd", "a"), **dict.fromkeys("ef", "e"), "g": "g"}
+
+
+def test_clicks_are_counted_inside_the_annotated_fields(tmp_path: Path) -> None:
+    """A dark gland on light ground is found by a click; what is dark beyond the field costs nothing."""
+    picture = np.full((200, 300, 3), (230, 180, 210), np.uint8)
+    picture[60:140, 60:140] = picture[60:140, 160:300] = (110, 60, 140)
+    (tmp_path / "slides").mkdir()
+    slide = write_pyramid(tmp_path / "slides" / "p01.tiff", [picture], mpp=1.0)
+    project = qp.Project.create(tmp_path / "project")
+    gland, field = (
+        Annotation(shapely.box(60, 60, 140, 140), "Benign gland"),
+        Annotation(shapely.box(0, 0, 150, 200), "Region*"),
+    )
+    project.add_image(slide, width=300, height=200, mpp=1.0, annotations=[field, gland])
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "refine.py"), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 glands of 1 patients, colour-fallback, seed 0" in done.stdout
+    (nothing,) = (line.split() for line in done.stdout.splitlines() if line.startswith("from nothing"))
+    before, after_one = float(nothing[2]), float(nothing[3])
+    assert before == 0
+    assert after_one > 0.85
+    assert nothing[-1] == "0.00"
