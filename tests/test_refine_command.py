@@ -73,7 +73,7 @@ def test_clicks_boxes_and_rough_outlines_become_outlines_beside_them(project: Pr
         assert code == 0, said
         found = refined(project)
         assert [a.class_name for a in found] == ["Gland", "Gland", "Tumor"]
-        assert [fit(a.geometry, disc) > 0.9 for a, disc in zip(found, DISCS, strict=True)] == [True] * 3
+        assert [fit(a.geometry, disc) > 0.85 for a, disc in zip(found, DISCS, strict=True)] == [True] * 3
         assert all(0 < a.measurements["Predicted IoU"] <= 1 for a in found)
         assert [a for a in drawn(project) if a.source is None] == human
     code, _ = call("clear", str(project.path), "--source", "colour-fallback")

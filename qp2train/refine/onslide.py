@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+import shapely
+
 from qp2train.core.annotation import Annotation
 from qp2train.core.geometry import Box
-from qp2train.errors import PromptError
+from qp2train.errors import MissingCalibrationError, PromptError
 from qp2train.refine.prompts import PromptModel
 from qp2train.refine.refiner import Refiner
 from qp2train.refine.wishes import Wish, wishes
@@ -46,14 +49,14 @@ def refine_slide(
         progress: Called with (objects done, objects in all).
 
     Returns:
-        For each prompted object that was found the best answer; an object that was not is logged.
+        For each prompted object that was found the best answer. An object that was not found is logged; so are points
+        alone on a slide without µm per pixel.
 
     Raises:
         PromptError: `view_um` or `view_px` is not above 0.
-        MissingCalibrationError: Points alone, on a slide without µm per pixel.
     """
-    if not view_um > 0:
-        raise PromptError(f"view_um must be above 0, not {view_um}")
+    if not 0 < view_um < math.inf:
+        raise PromptError(f"view_um must be a number above 0, not {view_um}")
     refiner, found = Refiner(model, view_px=view_px), list[Annotation]()
     asked = wishes(annotations, outlines=outlines, prompted_only=prompted_only)
     for done, wish in enumerate(asked, start=1):
@@ -71,9 +74,12 @@ def refine_slide(
 
 
 def _answered(refiner: Refiner, slide: Slide, wish: Wish, view_um: float) -> Annotation | None:
-    view = _view(slide, wish, view_um)
-    inside = view.clipped_to(*slide.size)
-    if inside.width <= 0 or inside.height <= 0:
+    try:
+        view = _view(slide, wish, view_um)
+    except MissingCalibrationError as error:
+        log.warning("points alone need µm per pixel, to know how much to show round them: %s", error)
+        return None
+    if shapely.intersection(wish.extent, Box(0, 0, *slide.size).polygon).is_empty:
         return None
     refiner.set_region(slide, view)
     found = refiner.predict(points=wish.points, labels=wish.labels, box=wish.box, mask=wish.outline)
@@ -81,14 +87,8 @@ def _answered(refiner: Refiner, slide: Slide, wish: Wish, view_um: float) -> Ann
 
 
 def _view(slide: Slide, wish: Wish, view_um: float) -> Box:
-    """What is shown of the slide: the object and its surroundings, all clicks included."""
+    """What is shown of the slide: the object and its surroundings. A click far from it says nothing of it."""
     left, top, right, bottom = wish.extent.bounds
     least = view_um / slide.mpp if wish.outline is None and wish.box is None else 1.0
     width, height = max((right - left) * ROUND, least), max((bottom - top) * ROUND, least)
-    x, y = (left + right - width) / 2, (top + bottom - height) / 2
-    x0, y0 = min([x, *(p[0] - 1 for p in wish.points)]), min([y, *(p[1] - 1 for p in wish.points)])
-    x1, y1 = (
-        max([x + width, *(p[0] + 1 for p in wish.points)]),
-        max([y + height, *(p[1] + 1 for p in wish.points)]),
-    )
-    return Box(x0, y0, x1 - x0, y1 - y0)
+    return Box((left + right - width) / 2, (top + bottom - height) / 2, width, height)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,7 +49,7 @@ class Refiner:
     """
 
     def __init__(self, model: PromptModel | None = None, *, view_px: int = 1024) -> None:
-        if view_px < 1:
+        if not view_px >= 1:
             raise PromptError(f"view_px must be at least 1, not {view_px}")
         self.model: PromptModel = ColourModel() if model is None else model
         self.view_px = view_px
@@ -60,14 +61,16 @@ class Refiner:
 
         Args:
             slide: The slide.
-            box: The region in full-resolution pixels; beyond the slide's border all is white.
+            box: The region in full-resolution pixels; of it the part that lies on the slide.
 
         Raises:
-            PromptError: The region is empty, or misses the slide.
+            PromptError: The region is empty, misses the slide, or a number is not finite.
         """
-        inside = box.clipped_to(*slide.size)
-        if inside.width <= 0 or inside.height <= 0:
-            raise PromptError(f"the region {box} is empty or beyond the slide of {slide.size[0]}×{slide.size[1]} px")
+        if not all(math.isfinite(v) for v in (box.x, box.y, box.right, box.bottom)):
+            raise PromptError(f"the region {box} has a number that is not finite")
+        asked, box = box, box.clipped_to(*slide.size)
+        if box.width <= 0 or box.height <= 0:
+            raise PromptError(f"the region {asked} is empty or beyond the slide of {slide.size[0]}×{slide.size[1]} px")
         scale = max(1.0, max(box.width, box.height) / self.view_px)
         size = max(1, round(box.width / scale)), max(1, round(box.height / scale))
         self._region = self.model.encode(slide.read(box, size)), box, size
@@ -100,20 +103,21 @@ class Refiner:
         """
         view, region, size = self._looked_at()
         sx, sy = size[0] / region.width, size[1] / region.height
-        given = [1] * len(points) if labels is None else list(labels)
         prompt = Prompt(
             [((x - region.x) * sx, (y - region.y) * sy) for x, y in points],
-            given,
+            [1] * len(points) if labels is None else labels,
             None if box is None else _scaled(box, region, sx, sy),
             None if mask is None else mask_of(mask, region, size),
         )
+        clicks = [(float(x), float(y)) for x, y in points]
         kept = json.dumps(
             {
-                "points": [list(map(float, p)) for p in points],
-                "labels": given,
-                "box": None if box is None else [box.x, box.y, box.right, box.bottom],
+                "points": clicks,
+                "labels": prompt.labels,
+                "box": None if box is None else list(map(float, (box.x, box.y, box.right, box.bottom))),
                 "mask": None if mask is None else mask.wkt,
-                "region": [region.x, region.y, region.right, region.bottom],
+                "region": list(map(float, (region.x, region.y, region.right, region.bottom))),
+                "view": size,
                 "model": self.model.id,
             }
         )
@@ -127,7 +131,7 @@ class Refiner:
             for candidate in view.predict(prompt)
             if candidate.mask.any()
         ]
-        self._steps.append(_Step(tuple(points), tuple(given), box, class_name, found))
+        self._steps.append(_Step(tuple(clicks), tuple(prompt.labels), box, class_name, found))
         return found
 
     def click(self, x: float, y: float, *, belongs: bool = True) -> list[Annotation]:

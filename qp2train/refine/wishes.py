@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
 from qp2train.core.annotation import Annotation, Plane
 from qp2train.core.geometry import Box
 from qp2train.refine.refiner import PROMPT_KEY
+
+log = logging.getLogger(__name__)
+
+Point = tuple[float, float]
 
 # Classes of prompts. Derived classes say what the object becomes: "Prompt+: Gland".
 POSITIVE, NEGATIVE, BOX = "Prompt+", "Prompt-", "Prompt box"
@@ -66,35 +73,66 @@ def wishes(
     Returns:
         One wish per object, rough outlines and boxes first.
     """
-    drawn = [a for a in annotations if not a.geometry.is_empty]
-    areas = [
-        Wish(a.class_name, outline=a.geometry, plane=a.plane)
-        for a in drawn
-        if a.class_name in outlines and a.geometry.area > 0 and PROMPT_KEY not in a.metadata
-    ]
-    boxes = [
-        Wish(_target(a), box=_box(a.geometry), plane=a.plane) for a in drawn if _is(a, BOX) and a.geometry.area > 0
-    ]
-    found, rough = [*areas, *boxes], len(areas)
+    drawn = [a for a in annotations if not a.geometry.is_empty and np.isfinite(a.geometry.bounds).all()]
+    found: list[Wish] = []
+    for a in drawn:
+        rough = a.class_name in outlines and PROMPT_KEY not in a.metadata
+        if (rough or _is(a, BOX)) and a.geometry.area == 0:
+            log.warning("an area of class %r covers nothing: it is overlooked", a.class_name)
+        elif rough:
+            found.append(Wish(a.class_name, outline=a.geometry, plane=a.plane))
+    rough_ones = len(found)
+    found += [Wish(_target(a), box=_box(a.geometry), plane=a.plane) for a in drawn if _is(a, BOX) and a.geometry.area]
+    holders, alone, clicks = _Near(found), list[Wish](), defaultdict[int, list[tuple[Point, int]]](list)
     for a in drawn:
         if _is(a, POSITIVE):
-            alone: list[tuple[float, float]] = []
-            for point in _points(a.geometry):
-                at = _holder(point, found[: rough + len(boxes)], a.plane)
-                if at is None:
-                    alone.append(point)
-                else:
-                    found[at] = _with(found[at], point, 1)
-            if alone:
-                found.append(Wish(_target(a), tuple(alone), (1,) * len(alone), plane=a.plane))
+            held = [(point, holders.holding(point, a.plane)) for point in _points(a.geometry)]
+            for point, at in held:
+                if at is not None:
+                    clicks[at].append((point, 1))
+            free = tuple(point for point, at in held if at is None)
+            if free:
+                alone.append(Wish(_target(a), free, (1,) * len(free), plane=a.plane))
+    found += alone
+    near = _Near(found)
     for a in drawn:
         if _is(a, NEGATIVE):
             for point in _points(a.geometry):
-                at = _holder(point, found, a.plane)
-                at = _nearest(point, found, a.plane) if at is None else at
-                if at is not None:
-                    found[at] = _with(found[at], point, 0)
-    return [wish for i, wish in enumerate(found) if not prompted_only or i >= rough or wish.points]
+                at = holders.holding(point, a.plane)
+                at = near.nearest(point, a.plane) if at is None else at
+                if at is None:
+                    log.warning("a point %r at %.0f, %.0f belongs to no object", a.class_name, *point)
+                else:
+                    clicks[at].append((point, 0))
+    for i, given in clicks.items():
+        points, labels = zip(*given, strict=True)
+        found[i] = replace(found[i], points=(*found[i].points, *points), labels=(*found[i].labels, *labels))
+    return [wish for i, wish in enumerate(found) if not prompted_only or i >= rough_ones or wish.points]
+
+
+class _Near:
+    """Which objects lie at a point, or near it, of each plane."""
+
+    def __init__(self, found: Sequence[Wish]) -> None:
+        by_plane = defaultdict[Plane, list[int]](list)
+        for i, wish in enumerate(found):
+            by_plane[wish.plane].append(i)
+        self._numbers = {plane: np.array(numbers) for plane, numbers in by_plane.items()}
+        self._extents = np.array([wish.extent for wish in found], dtype=object)
+        self._areas = shapely.area(self._extents)
+        self._trees = {plane: shapely.STRtree(self._extents[numbers]) for plane, numbers in self._numbers.items()}
+
+    def holding(self, point: Point, plane: Plane) -> int | None:
+        """The smallest area that covers a point."""
+        if plane not in self._trees:
+            return None
+        inside = self._numbers[plane][self._trees[plane].query(shapely.Point(point), predicate="covered_by")]
+        return min(map(int, inside), key=lambda i: float(self._areas[i]), default=None)
+
+    def nearest(self, point: Point, plane: Plane) -> int | None:
+        if plane not in self._trees:
+            return None
+        return int(self._numbers[plane][int(self._trees[plane].nearest(shapely.Point(point)))])
 
 
 def _is(annotation: Annotation, prompt: str) -> bool:
@@ -112,24 +150,7 @@ def _box(geometry: BaseGeometry) -> Box:
     return Box(left, top, right - left, bottom - top)
 
 
-def _points(geometry: BaseGeometry) -> list[tuple[float, float]]:
+def _points(geometry: BaseGeometry) -> list[Point]:
     """The clicks of a point annotation; of anything else that got the class a point inside."""
     parts = shapely.get_parts(geometry)
     return [(float(p.x), float(p.y)) for p in (part.representative_point() for part in parts)]
-
-
-def _holder(point: tuple[float, float], among: Sequence[Wish], plane: Plane) -> int | None:
-    """The smallest area or box that a point lies in."""
-    at = shapely.Point(point)
-    inside = [i for i, w in enumerate(among) if w.plane == plane and w.extent.area > 0 and w.extent.covers(at)]
-    return min(inside, key=lambda i: float(among[i].extent.area), default=None)
-
-
-def _nearest(point: tuple[float, float], among: Sequence[Wish], plane: Plane) -> int | None:
-    at = shapely.Point(point)
-    near = [i for i, w in enumerate(among) if w.plane == plane]
-    return min(near, key=lambda i: float(among[i].extent.distance(at)), default=None)
-
-
-def _with(wish: Wish, point: tuple[float, float], label: int) -> Wish:
-    return replace(wish, points=(*wish.points, point), labels=(*wish.labels, label))

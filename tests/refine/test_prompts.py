@@ -36,9 +36,21 @@ def test_what_is_none_is_refused_with_the_reason(given: dict, said: str) -> None
 
 
 def test_a_mask_must_be_of_the_view() -> None:
-    Prompt(mask=np.zeros((2, 3), bool)).check_view(2, 3)
+    Prompt(mask=np.zeros((2, 3), bool)).within(2, 3)
     with pytest.raises(PromptError, match="the mask is 3×2, the view 2×3"):
-        Prompt(mask=np.zeros((2, 3), bool)).check_view(3, 2)
+        Prompt(mask=np.zeros((2, 3), bool)).within(3, 2)
+
+
+def test_clicks_beyond_the_view_do_not_count() -> None:
+    prompt = Prompt([(-0.1, 1), (0, 0), (3, 1), (2.9, 1.9)], [1, 1, 0, 0], box=(-9, -9, 9, 9)).within(2, 3)
+    assert (prompt.points, prompt.labels, prompt.box) == (((0, 0), (2.9, 1.9)), (1, 0), (-9, -9, 9, 9))
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    prompt = Prompt(np.array([[1, 2], [3, 4]]), np.array([1, 0]))  # type: ignore[arg-type]
+    assert (prompt.points, prompt.labels) == (((1, 2), (3, 4)), (1, 0))
+    with pytest.raises(PromptError, match="two finite numbers"):
+        Prompt([(None, 2)], [1])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (0, 4, 3), (4, 4, 4)])

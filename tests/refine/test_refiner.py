@@ -53,7 +53,7 @@ def refiner(stamps: Stamps) -> Refiner:
 
 def test_a_click_is_answered_in_slide_coordinates(refiner: Refiner, stamps: Stamps) -> None:
     (found,) = refiner.predict(points=[(130, 240)], class_name="Gland")
-    assert stamps.asked[0].points == [(30, 40)]
+    assert stamps.asked[0].points == ((30, 40),)
     assert found.geometry.equals(shapely.box(125, 235, 135, 245))
     assert found.class_name == "Gland"
     assert found.measurements == {PREDICTED_IOU: 0.9}
@@ -86,7 +86,7 @@ def test_clicks_add_up_and_can_be_undone(refiner: Refiner, stamps: Stamps) -> No
         shapely.MultiPolygon([shapely.box(115, 215, 125, 225), shapely.box(145, 245, 155, 255)])
     )
     (third,) = refiner.click(120, 220, belongs=False)
-    assert stamps.asked[-1].labels == [1, 1, 0]
+    assert stamps.asked[-1].labels == (1, 1, 0)
     assert third.geometry.equals(shapely.box(145, 245, 155, 255))
     assert refiner.undo() == [second]
     assert refiner.undo() == first
@@ -120,6 +120,9 @@ def test_what_cannot_be_is_refused(stamps: Stamps, refiner: Refiner) -> None:
         refiner.set_region(SLIDE, Box(400, 0, 10, 10))
     with pytest.raises(PromptError, match="finite"):
         refiner.click(math.nan, 1)
+    for wrong in (Box(math.nan, 0, 10, 10), Box(0, 0, math.inf, 10)):
+        with pytest.raises(PromptError, match="not finite"):
+            refiner.set_region(SLIDE, wrong)
     with pytest.raises(PromptError, match="view_px"):
         Refiner(stamps, view_px=0)
     with pytest.raises(PromptError, match="nothing is prompted"):
@@ -134,3 +137,18 @@ def test_without_a_model_colours_answer() -> None:
     (found,) = refiner.click(200, 200)
     truth = shapely.box(150, 150, 250, 250)
     assert found.geometry.intersection(truth).area / found.geometry.union(truth).area > 0.9
+
+
+def test_a_region_ends_where_the_slide_ends(stamps: Stamps) -> None:
+    refiner = Refiner(stamps)
+    refiner.set_region(SLIDE, Box(-1e9, 300, 1e9 + 50, 1e9))
+    assert stamps.seen[0].shape == (100, 50, 3)
+    (found,) = refiner.predict(points=[(20, 310)])
+    assert found.geometry.equals(shapely.box(15, 305, 25, 315))
+
+
+def test_numbers_of_numpy_are_numbers(refiner: Refiner) -> None:
+    (found,) = refiner.predict(
+        points=np.array([[130, 240]]), labels=np.array([1]), box=Box(*np.array([110, 210, 50, 60]))
+    )  # type: ignore[arg-type]
+    assert json.loads(found.metadata[PROMPT_KEY])["box"] == [110, 210, 160, 270]
