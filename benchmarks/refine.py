@@ -25,6 +25,7 @@ from qp2train.core.labels import BACKGROUND
 from qp2train.refine.clicks import ClickScores, click_through, iou
 from qp2train.refine.fallback import ColourModel
 from qp2train.refine.outline import mask_of
+from qp2train.refine.prompts import Prompt
 
 VIEW_PX, ROUND = 256, 1.4
 GLANDS = qp.LabelMap({"Gland": ["Benign gland", "Malignant gland"]})
@@ -40,7 +41,7 @@ def main() -> None:
     project = qp.Project(asked.data / "project", image_roots=[asked.data / "slides"])
     model, rng = ColourModel(), np.random.default_rng(asked.seed)
     curves: dict[str, list[list[float]]] = {"from nothing": [], "jittered": [], "from a rough outline": []}
-    rough, times = list[float](), list[float]()
+    rough, alone, times = list[float](), list[float](), list[float]()
     for entry in project:
         drawn = entry.annotations()
         glands = [a.geometry for a in drawn if GLANDS.name_of(a.class_name)]
@@ -55,6 +56,7 @@ def main() -> None:
                     continue
                 view = model.encode(slide.read(box, size))
                 start = mask_of(degraded(glands[i], rng), box, size)
+                alone.append(iou(view.predict(Prompt(mask=start))[0].mask, truth, valid=valid))
                 rough.append(iou(start, truth, valid=valid))
                 began = time.process_time()
                 curves["from nothing"].append(click_through(view, truth, valid=valid))
@@ -68,6 +70,7 @@ def main() -> None:
         at = " ".join(f"{scores.iou_at(k):6.3f}" for k in (0, 1, 3, 5))
         noc = " ".join(f"{scores.clicks_to(t):6.2f}" for t in (0.80, 0.85, 0.90))
         print(f"{how:22} {at} {noc:>21} {scores.never():9.2f}")
+    print(f"rough outlines alone, without a click: IoU {np.mean(rough):.3f} → {np.mean(alone):.3f}")
     q = np.percentile(times, [50, 95]) * 1000
     print(f"CPU per click, simulation included: median {q[0]:.0f} ms, 95 % below {q[1]:.0f} ms")
 

@@ -110,7 +110,7 @@ def tissue(
 def refine(
     project: ProjectArgument,
     from_: Annotated[
-        list[str] | None, typer.Option("--from", help="Make outlines of this class better; may be repeated.")
+        list[str] | None, typer.Option("--from", help="Areas of this class are rough outlines; may be repeated.")
     ] = None,
     class_name: Annotated[
         str | None, typer.Option("--class", help="Of objects whose prompt does not say it, as 'Prompt+: Gland' does.")

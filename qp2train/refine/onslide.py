@@ -62,10 +62,8 @@ def refine_slide(
     for done, wish in enumerate(asked, start=1):
         best = _answered(refiner, slide, wish, view_um)
         if best is None:
-            at = wish.extent.representative_point() if not wish.extent.is_empty else None
-            log.warning(
-                "%s: nothing was found for the prompt%s", slide.name, f" at {at.x:.0f}, {at.y:.0f}" if at else ""
-            )
+            at = wish.extent.representative_point()
+            log.warning("%s: nothing was found for the prompt at %.0f, %.0f", slide.name, at.x, at.y)
         else:
             found.append(replace(best, class_name=wish.class_name or class_name, plane=wish.plane))
         if progress is not None:

@@ -57,7 +57,7 @@ class Prompt:
             raise PromptError("nothing is prompted: give points, a box or a mask")
 
     def within(self, height: int, width: int) -> Prompt:
-        """The prompt as it counts in a view of this size: without clicks beyond it and without an empty mask.
+        """The prompt as it counts in a view of this size: without clicks beyond it; its mask is empty if it has none.
 
         Raises:
             PromptError: The mask is of another size.
