@@ -10,6 +10,7 @@ from qp2train.errors import Qp2trainError
 from qp2train.learn.classification import Classification
 from qp2train.learn.classweights import named_weights
 from qp2train.learn.losses import CE_AND_DICE, parse
+from qp2train.learn.prompted import Prompted
 from qp2train.learn.schedule import Optimisation
 from qp2train.learn.segmentation import Segmentation
 
@@ -19,7 +20,7 @@ _SHARES = ("label_smoothing", "ema")
 _OPTIMISATION = ("lr", "weight_decay", "schedule", "warmup", "layer_decay")
 
 
-def check_arguments(spec: Segmentation | Classification, arguments: Mapping[str, Any]) -> Optimisation:
+def check_arguments(spec: Segmentation | Classification | Prompted, arguments: Mapping[str, Any]) -> Optimisation:
     """Refuse what no training can be made with; what optimises the network.
 
     Args:
@@ -45,9 +46,20 @@ def check_arguments(spec: Segmentation | Classification, arguments: Mapping[str,
         parse(loss)
         if optimisation.layer_decay != 1:
             raise Qp2trainError("layer_decay is for classifiers; a segmentation network has one learning rate")
+    elif isinstance(spec, Prompted):
+        _check_prompted(arguments)
     elif loss != CE_AND_DICE:
         raise Qp2trainError(f"loss={loss!r} is for segmentation; a classifier is trained by cross-entropy")
     given = arguments.get("class_weights")
     if given is not None and given != "auto":
         named_weights(given, spec.labels.names)
     return optimisation
+
+
+def _check_prompted(arguments: Mapping[str, Any]) -> None:
+    """Refuse what says nothing to a network for prompts."""
+    for key, default in (("loss", CE_AND_DICE), ("class_weights", None), ("label_smoothing", 0), ("layer_decay", 1)):
+        if arguments.get(key, default) != default:
+            raise Qp2trainError(f"{key} is not for prompts, which know no classes and have a loss of their own")
+    if arguments.get("cache") is not None:
+        raise Qp2trainError("cache is not for prompts: their views differ from epoch to epoch, and are kept in memory")

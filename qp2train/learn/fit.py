@@ -15,12 +15,11 @@ import lightning.pytorch as pl
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
-from torch.utils.data import DataLoader
 
 from qp2train.core.leakage import Parts, leaks, report
 from qp2train.core.patches import PatchTable
 from qp2train.errors import NoAnnotationError, Qp2trainError
-from qp2train.learn import classify, tasks
+from qp2train.learn import classify, prompting, tasks
 from qp2train.learn.arguments import check_arguments
 from qp2train.learn.augment import Augmentation, Strength
 from qp2train.learn.averaging import Averaging
@@ -32,6 +31,7 @@ from qp2train.learn.hardware import Accelerator, Compiled, Hardware, Precision, 
 from qp2train.learn.losses import CE_AND_DICE
 from qp2train.learn.modelfiles import check_target
 from qp2train.learn.models import Model, Net, Spec, is_plain, model_id, not_finite, package_versions
+from qp2train.learn.prompted import Prompted, PromptedNet
 from qp2train.learn.schedule import Diverged, Optimisation, PlateauWatch, Schedule, diverged
 from qp2train.learn.segmentation import Segmentation, SegmentationNet
 from qp2train.learn.tracking import Tracker, Tracking, read_rows
@@ -101,7 +101,7 @@ def fit(
     name: str | None = None,
     progress: bool = True,
 ) -> Model:
-    """Train a network, of segmentation or of patch classification.
+    """Train a network, of segmentation, of patch classification or for prompts.
 
     Ignored pixels cost nothing, in the loss and in the scores. On the CPU the same seed, table and number
     of threads give the same model; some GPU kernels sum in varying order.
@@ -267,13 +267,15 @@ def prepared(
     *,
     loss: str,
     **more: Any,
-) -> tuple[tasks.SegmentationTask | classify.ClassificationTask, DataLoader[Any], DataLoader[Any] | None]:
+) -> tasks.Prepared | classify.Prepared | prompting.Prepared:
     """The task that trains a network, and the loaders of its patches."""
     match spec, net:
         case Segmentation(), SegmentationNet():
             return tasks.prepare(spec, net, train, val, optimisation, loss=loss, **more)
         case Classification(), ClassificationNet():
             return classify.prepare(spec, net, train, val, optimisation, **more)
+        case Prompted(), PromptedNet():
+            return prompting.prepare(spec, net, train, val, optimisation, **more)
     raise TypeError(f"{type(spec).__name__} is nothing that can be trained")
 
 

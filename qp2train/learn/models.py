@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +25,7 @@ from qp2train.learn.foundation import foundation_of
 from qp2train.learn.lora import merged_state
 from qp2train.learn.modelfiles import CARD, WEIGHTS, check_target, file_digest, open_model
 from qp2train.learn.normalisation import checked
+from qp2train.learn.prompted import Prompted, PromptedNet
 from qp2train.learn.segmentation import Segmentation, SegmentationNet
 
 FORMAT = 1
@@ -32,10 +33,12 @@ FORMAT = 1
 LARGEST_PX = 100_000
 PACKAGES = ("qp2train", "torch", "segmentation-models-pytorch", "timm", "albumentations", "lightning")
 
+# The kinds of networks, as recipes and cards name them.
+TASKS = {Segmentation: "segmentation", Classification: "classification", Prompted: "prompted"}
 _PIXELS = ("mean", "std")
 
-Spec = Segmentation | Classification
-Net = SegmentationNet | ClassificationNet
+Spec = Segmentation | Classification | Prompted
+Net = SegmentationNet | ClassificationNet | PromptedNet
 
 _NOT_OURS = (
     KeyError,
@@ -53,7 +56,7 @@ _NOT_OURS = (
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model, of segmentation or of patch classification.
+    """A trained model, of segmentation, of patch classification or for prompts.
 
     Args:
         id: Name and a hash of the weights. It marks the objects that the model writes into projects.
@@ -77,8 +80,8 @@ class Model:
 
     @property
     def task(self) -> str:
-        """What it does: segmentation or classification."""
-        return "classification" if isinstance(self.spec, Classification) else "segmentation"
+        """What it does: segmentation, classification or prompted."""
+        return TASKS[type(self.spec)]
 
     def save(self, folder: str | Path) -> Path:
         """Write `model.json` and `weights.safetensors` into `folder`; an older model there is replaced whole.
@@ -90,7 +93,7 @@ class Model:
         """
         folder = Path(folder)
         check_target(folder)
-        if not isinstance(self.net, SegmentationNet | ClassificationNet):
+        if not isinstance(self.net, Net):
             raise ModelError("a classifier that is used as a segmentation has no files: save the classifier itself")
         new = folder.with_name(f".{folder.name}.new")
         shutil.rmtree(new, ignore_errors=True)
@@ -203,13 +206,20 @@ def _built(card: Mapping[str, Any]) -> tuple[Spec, Net]:
     if card["task"] == "classification":
         net = Classification.from_dict(labels, card["network"], card["encoder"])
         return net.spec, net
-    raise ValueError(f"task {card['task']!r}; this qp2train knows segmentation and classification")
+    if card["task"] == "prompted":
+        prompted = Prompted.from_dict(labels, card["network"])
+        answering = prompted.build()
+        answering.normalise_by(*checked(*(card["normalisation"][k] for k in _PIXELS)))
+        return prompted, answering
+    raise ValueError(f"task {card['task']!r}; this qp2train knows {', '.join(TASKS.values())}")
 
 
 def _network(spec: Spec, net: Net) -> dict[str, Any]:
     """What builds the network again, without anybody's help."""
     if isinstance(net, SegmentationNet) and net.plain is not None:
         spec = net.plain
+    if isinstance(net, PromptedNet) and net.plain is not None and isinstance(spec, Prompted):
+        spec = replace(spec, encoder=net.plain.encoder, options=net.plain.options)
     return {k: v for k, v in asdict(spec).items() if k not in ("labels", "encoder_weights")}
 
 

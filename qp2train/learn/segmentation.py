@@ -110,16 +110,16 @@ class Segmentation:
         if hub is not None:
             return self._of_hub(hub[1])
         if named is None:
-            return self._normalised(self._create(None))
+            return self._normalised(self.create(None))
         if named != PUBLISHED and Path(named).exists():
-            net = self._create(None)
+            net = self.create(None)
             self._load(net, weights_file(self.encoder, named))
             return self._normalised(net)
         if named.endswith((".pth", ".pt", ".safetensors")) or os.sep in named:
             raise ModelError(f"there is no file of encoder weights at {named}")
         try:
             log.info("looking for pretrained weights %r of %s (cache, then hub)", named, self.encoder)
-            return self._normalised(self._create(named), named)
+            return self._normalised(self.create(named), named)
         except OSError as error:
             log.warning(
                 "no pretrained weights %r for %s: not in the cache, and the hub cannot be reached (%s). "
@@ -129,7 +129,7 @@ class Segmentation:
                 self.encoder,
                 type(error).__name__,
             )
-            return self._normalised(self._create(None))
+            return self._normalised(self.create(None))
 
     def _normalised(self, net: nn.Module, weights: str | None = None) -> SegmentationNet:
         mean, std = normalisation(self.encoder, weights)
@@ -155,7 +155,7 @@ class Segmentation:
             options={**architecture.options, **self.options},
             encoder_weights=None,
         )
-        net = plain._create(None)
+        net = plain.create(None)
         if self.encoder_weights is not None:
             plain._load(net, weights_file(name, self.encoder_weights))
         return SegmentationNet(net, mean=architecture.mean, std=architecture.std, plain=plain)
@@ -172,12 +172,17 @@ class Segmentation:
         named = self.encoder_weights
         file = None if named is None else weights_file(self.encoder, named)
         options = {"dynamic_img_size": True, **architecture.arguments(), **self.options}
-        net = replace(self, encoder=f"tu-{architecture.name}")._create(None, **options)
+        net = replace(self, encoder=f"tu-{architecture.name}").create(None, **options)
         if file is not None:
             load_named(net.get_submodule("encoder.model"), self.encoder, file)
         return SegmentationNet(net, mean=architecture.mean, std=architecture.std)
 
-    def _create(self, weights: str | None, **options: Any) -> nn.Module:
+    def create(self, weights: str | None, **options: Any) -> nn.Module:
+        """The bare network of smp, with weights that it fetches itself or None; `options` in place of the own ones.
+
+        Raises:
+            ModelError: An unknown architecture, encoder or option.
+        """
         options = options or dict(self.options)
         try:
             net: nn.Module = smp.create_model(
@@ -199,12 +204,12 @@ class Segmentation:
         return net
 
 
-class SegmentationNet(nn.Module):
-    """Normalisation + network: RGB pixels in 0–255 (B, 3, H, W) → logits (B, C, H, W).
+class SmpNet(nn.Module):
+    """A network of smp with the normalisation of the pixels that its encoder was trained with.
 
     Args:
         net: The network.
-        mean: Of the pixels that its encoder was trained with, in 0–1.
+        mean: Of the pixels, in 0–1.
         std: Their standard deviation.
         plain: What builds the same network without the hub, if its description would ask the hub.
     """
@@ -232,10 +237,6 @@ class SegmentationNet(nn.Module):
             if not torch.allclose(own, given, rtol=0, atol=255e-6):
                 own.copy_(given)
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.net((pixels.float() - self.mean) / self.std)
-        return logits
-
     def check_size(self, size_px: int) -> None:
         """Refuse patches of a size that the network cannot halve as often as it must.
 
@@ -247,3 +248,11 @@ class SegmentationNet(nn.Module):
             net.check_input_shape(torch.empty(1, 3, size_px, size_px))
         except RuntimeError as error:
             raise ModelError(f"the network cannot take patches of {size_px} px: {error}") from error
+
+
+class SegmentationNet(SmpNet):
+    """Normalisation + network: RGB pixels in 0–255 (B, 3, H, W) → logits (B, C, H, W)."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.net((pixels.float() - self.mean) / self.std)
+        return logits

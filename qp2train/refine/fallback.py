@@ -15,7 +15,8 @@ from skimage.measure import label as numbered
 from skimage.segmentation import random_walker
 from skimage.transform import resize
 
-from qp2train.refine.prompts import BitMask, Candidate, Pixels, Prompt, check_image
+from qp2train.core.clicks import BitMask
+from qp2train.refine.prompts import Candidate, Pixels, Prompt, check_image
 
 log = logging.getLogger(__name__)
 

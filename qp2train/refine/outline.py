@@ -8,8 +8,8 @@ from rasterio.features import rasterize, shapes
 from rasterio.transform import Affine
 from shapely.geometry.base import BaseGeometry
 
+from qp2train.core.clicks import BitMask
 from qp2train.core.geometry import Box
-from qp2train.refine.prompts import BitMask
 
 
 def outline_of(mask: BitMask, box: Box) -> shapely.Polygon | shapely.MultiPolygon:

@@ -10,10 +10,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from qp2train.core.clicks import BitMask
 from qp2train.errors import PromptError
 
 Pixels = NDArray[np.uint8]
-BitMask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
