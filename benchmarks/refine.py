@@ -21,8 +21,8 @@ import shapely
 import shapely.affinity
 
 import qp2train as qp
-from qp2train.core.labels import BACKGROUND
 from qp2train.core.clicks import ClickScores, iou
+from qp2train.core.labels import BACKGROUND
 from qp2train.refine.clicks import click_through
 from qp2train.refine.fallback import ColourModel
 from qp2train.refine.outline import mask_of

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qp2train.core.patches import PatchTable
-from qp2train.errors import EvaluationError, SplitError
+from qp2train.errors import EvaluationError, RecipeError, SplitError
 from qp2train.infer.crossval import pool_folds
 from qp2train.infer.evaluate import evaluate, fit_temperature
 from qp2train.infer.evaluation import Evaluation
@@ -55,7 +55,10 @@ def crossval(
 
     Raises:
         SplitError: Fewer patients than folds, fewer than two folds, or a patient in several folds.
+        RecipeError: The recipe is of prompts.
     """
+    if recipe.task == "prompted":
+        raise RecipeError("prompts are not cross-validated: train with a split, and evaluate on its test part")
     table = all_patches(recipe, progress=progress)
     how = {key: value for key, value in recipe["split"].items() if key in FOLDED}
     unused = sorted(set(recipe["split"]) - set(FOLDED))

@@ -2,14 +2,14 @@
 
 Each section's keys are the keyword arguments of one function, so there is no second list of settings:
 
-    task: segmentation                   # or classification: of whole patches
+    task: segmentation                   # or classification: of whole patches; or prompted: clicks become outlines
     project: liver/project.qpproj        # or a folder of slides with GeoJSON files
     image_roots: [/mnt/slides]           # where moved slides are looked for
     out: runs/tumor
     labels:    {classes: [Stroma, Tumor]}           → LabelMap
     sample:    {size: 256, mpp: 1.0}                → sample_patches
     split:     {by: patient}                        → PatchTable.split
-    model:     {arch: unet, encoder: resnet34}      → Segmentation, or Classification
+    model:     {arch: unet, encoder: resnet34}      → Segmentation, Classification or Prompted
     fit:       {epochs: 30}                         → fit
     predict:   {tta: none}                          → predict
     vectorise: {min_area_um2: 500}                  → vectorise
@@ -38,6 +38,7 @@ from qp2train.learn.arguments import check_arguments
 from qp2train.learn.classification import Classification
 from qp2train.learn.encoders import PUBLISHED
 from qp2train.learn.fit import fit
+from qp2train.learn.prompted import Prompted
 from qp2train.learn.segmentation import Segmentation
 from qp2train.sampling.plan import sample_patches
 
@@ -52,7 +53,12 @@ SECTIONS: Mapping[str, tuple[Callable[..., Any], frozenset[str]]] = {
     "vectorise": (vectorise, frozenset({"scores", "band"})),
 }
 PLAIN = ("task", "project", "image_roots", "out")
-Task = Literal["segmentation", "classification"]
+Task = Literal["segmentation", "classification", "prompted"]
+NETWORKS: Mapping[str, type[Segmentation | Classification | Prompted]] = {
+    "segmentation": Segmentation,
+    "classification": Classification,
+    "prompted": Prompted,
+}
 
 
 @dataclass(frozen=True)
@@ -123,8 +129,8 @@ def checked_arguments(section: str, given: Mapping[str, Any] | None, *, task: Ta
         RecipeError: An unknown key, a wrong type, or a missing value.
     """
     function, supplied = SECTIONS[section]
-    if (section, task) == ("model", "classification"):
-        function = Classification
+    if section == "model":
+        function = NETWORKS[task]
     if given is None:
         given = {}
     if not isinstance(given, Mapping):
@@ -185,9 +191,8 @@ def _checked(data: Mapping[str, Any], *, base: Path) -> Recipe:
 
 def _check_training(labels: LabelMap, sections: Mapping[str, Mapping[str, Any]], task: Task) -> None:
     """Refuse now what `fit` would refuse only after sampling, which may take hours."""
-    network = Segmentation if task == "segmentation" else Classification
     try:
-        spec = network(labels, **sections.get("model", {}))
+        spec = NETWORKS[task](labels, **sections.get("model", {}))
     except Qp2trainError as error:
         raise RecipeError(f"model: {error}") from error
     defaults = {name: p.default for name, p in inspect.signature(fit).parameters.items() if p.default is not p.empty}

@@ -31,11 +31,9 @@ from qp2train.infer.predict import predict
 from qp2train.infer.tiles import tiles
 from qp2train.infer.vectorise import AREA, vectorise
 from qp2train.learn.card import write_card
-from qp2train.learn.classification import Classification
 from qp2train.learn.fit import fit
 from qp2train.learn.hardware import first_process
-from qp2train.learn.models import Model
-from qp2train.learn.segmentation import Segmentation
+from qp2train.learn.models import Model, Spec
 from qp2train.qupath.entry import ImageEntry
 from qp2train.qupath.folder import FolderEntry, SlideFolder
 from qp2train.qupath.geojson import write_geojson
@@ -43,7 +41,8 @@ from qp2train.qupath.open import open_project
 from qp2train.qupath.placing import Under
 from qp2train.qupath.project import Project
 from qp2train.qupath.writereport import Mode, WriteReport
-from qp2train.recipe import Recipe, checked_arguments, override, read_yaml
+from qp2train.recipe import NETWORKS, Recipe, checked_arguments, override, read_yaml
+from qp2train.refine.evaluation import PromptEvaluation, evaluate_prompts
 from qp2train.refine.fallback import ColourModel
 from qp2train.refine.onslide import refine_slide
 from qp2train.refine.prompts import PromptModel
@@ -114,7 +113,7 @@ def train(recipe: Recipe, table: PatchTable, *, progress: bool = True) -> Model:
     if not first_process():  # the others have helped, and write nothing
         return model
     shutil.rmtree(recipe.out / EVALUATION, ignore_errors=True)  # what is there was of an older model
-    if len(val):
+    if len(val) and recipe.task != "prompted":  # which gives outlines, and no probabilities to be right about
         model = fit_temperature(model, val)
         write_card(model, model.save(recipe.out / MODEL))
     table.save(recipe.out / TABLE)
@@ -122,10 +121,9 @@ def train(recipe: Recipe, table: PatchTable, *, progress: bool = True) -> Model:
     return model
 
 
-def network(recipe: Recipe, labels: LabelMap) -> Segmentation | Classification:
+def network(recipe: Recipe, labels: LabelMap) -> Spec:
     """The network that a recipe asks for, not yet trained."""
-    spec = Classification if recipe.task == "classification" else Segmentation
-    return spec(labels, **recipe["model"])
+    return NETWORKS[recipe.task](labels, **recipe["model"])
 
 
 def prediction_settings(run: str | Path, overrides: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
@@ -145,7 +143,7 @@ def prediction_settings(run: str | Path, overrides: Iterable[str] = ()) -> dict[
     return {section: checked_arguments(section, given) for section, given in settings.items()}
 
 
-def evaluate_run(run: str | Path, split: str) -> Evaluation:
+def evaluate_run(run: str | Path, split: str) -> Evaluation | PromptEvaluation:
     """Score a run's model on the patches of one of its splits, and keep that in RUN/evaluation/SPLIT.
 
     Raises:
@@ -157,7 +155,7 @@ def evaluate_run(run: str | Path, split: str) -> Evaluation:
     if len(part) == 0:
         there = ", ".join(sorted(set(table.rows["split"])))
         raise SplitError(f"{run} has no patches of the split {split!r}; it has: {there}")
-    found = evaluate(model, part)
+    found = evaluate_prompts(model, part) if model.task == "prompted" else evaluate(model, part)
     folder = run_folder(run)
     found.save(evaluation_folder(folder, split))
     if split == "test" and (folder / MODEL).is_dir():

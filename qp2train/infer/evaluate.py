@@ -25,6 +25,7 @@ from qp2train.learn.classify import val_loader
 from qp2train.learn.data import plain_loader
 from qp2train.learn.models import Model
 from qp2train.learn.patchlabels import patch_labels
+from qp2train.learn.prompted import PromptedNet
 from qp2train.learn.segmentation import Segmentation
 from qp2train.sampling.mask import Painter
 from qp2train.slides.reading import Reading
@@ -149,6 +150,8 @@ def _multilabel(model: Model) -> bool:
 
 def _checked(model: Model, table: PatchTable) -> tuple[PatchTable, NDArray[np.intp]]:
     """The patches that can be scored, and their places in the table."""
+    if isinstance(model.net, PromptedNet):
+        raise ModelError(f"{model.id} answers prompts: evaluate_prompts scores it")
     if table.labels.names != model.labels.names or abs(table.mpp / model.mpp - 1) > 0.01:
         raise ModelError(
             f"the model predicts {', '.join(model.labels.classes)} at {model.mpp:g} µm/px, but the patches are of "

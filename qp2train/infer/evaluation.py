@@ -184,6 +184,10 @@ class Evaluation:
         folder = Path(folder)
         try:
             data = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+            if data["task"] == "prompted":
+                raise EvaluationError(
+                    f"{folder} says how many clicks objects needed: its {METRICS} is to be read as it is"
+                )
             with np.load(io.BytesIO((folder / COUNTS).read_bytes()), allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in _ARRAYS}
             if data["format"] > FORMAT:

@@ -20,6 +20,7 @@ from qp2train.core.scores import STEPS, ScoreMap
 from qp2train.errors import ModelError
 from qp2train.infer.stitch import Stitcher, window_starts
 from qp2train.learn.models import Model
+from qp2train.learn.prompted import PromptedNet
 from qp2train.learn.segmentation import Segmentation
 from qp2train.slides import Slide
 from qp2train.slides.stain import normalised
@@ -73,6 +74,8 @@ def predict(
         raise ModelError(f"overlap must be at least 0 and below 1, not {overlap}")
     if tta not in ("none", "dihedral") or batch_size < 1:
         raise ModelError(f"tta must be 'none' or 'dihedral', and batch_size at least 1, not {tta!r} and {batch_size}")
+    if isinstance(model.net, PromptedNet):
+        raise ModelError(f"{model.id} answers prompts, and predicts nothing by itself: use Refiner, or qp2train refine")
     chosen, coloured = choose_device(device), normalised(slide, model.spec.stain)
     if model.task == "classification":
         from qp2train.infer.classify import classify_slide  # which itself needs this file

@@ -168,7 +168,9 @@ class ObjectViews(Dataset[Item]):
             if self._kept_bytes < CACHE_BYTES:
                 self._cache[row] = pair
                 self._kept_bytes += 4 * pair[1].size
-        scale, dx, dy = rng.uniform(1 - STRAY, 1 + STRAY), *rng.uniform(-STRAY, STRAY, 2)
+        dx, dy = rng.uniform(-STRAY, STRAY, 2)
+        # Where the augmentation turns pictures it also scales them, by as much.
+        scale = rng.uniform(1 - STRAY, 1 + STRAY) if wide == 1 else 1.0
         # The object's longer side in pixels of what was read.
         unit = len(pair[1]) / (_READ * wide)
         side = ROUND * scale * wide * unit

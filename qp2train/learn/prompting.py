@@ -61,11 +61,9 @@ class PromptedTask(pl.LightningModule):
         truth, known = _bits(mask)
         rngs = [np.random.default_rng([int(seed), 2]) for seed in seeds]
         prompts = [first_prompt(t, k, rng) for t, k, rng in zip(truth, known, rngs, strict=True)]
-        rounds = np.array([int(rng.integers(MORE_CLICKS + 1)) for rng in rngs])
-        for done in range(MORE_CLICKS):
+        rounds = np.array([int(rng.choice(len(MORE_CLICKS), p=MORE_CLICKS)) for rng in rngs])
+        for done in range(int(rounds.max())):
             asked = np.flatnonzero(rounds > done)
-            if not len(asked):
-                break
             found = self._answered(pixels[asked], [prompts[i] for i in asked])
             for i, predicted in zip(asked, found, strict=True):
                 prompts[i].click(predicted, truth[i], known[i], rngs[i])

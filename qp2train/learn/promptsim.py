@@ -9,9 +9,10 @@ import numpy as np
 
 from qp2train.core.clicks import BitMask
 
-# How often training begins with a click, a box, a rough outline and a click; then so many clicks more at most.
+# How often training begins with a click, a box, a rough outline and a click.
 CLICK, BOX, OUTLINE = 0.6, 0.25, 0.15
-MORE_CLICKS = 3
+# How often 0, 1, 2 and 3 clicks follow: the first answer is the hardest, and decides how much is left to do.
+MORE_CLICKS = (0.5, 0.2, 0.15, 0.15)
 # An earlier outline is forgotten so often, as a fresh prompt has none.
 FORGET = 0.2
 # How far a box's edges are beside the object's, as a share of its sides.

@@ -11,6 +11,7 @@ import torch
 
 from qp2train.core.clicks import BitMask
 from qp2train.errors import PromptError
+from qp2train.infer.predict import choose_device
 from qp2train.learn.models import Model
 from qp2train.learn.objects import ROUND
 from qp2train.learn.prompted import PromptedNet
@@ -39,13 +40,14 @@ class ClickModel:
 
     Raises:
         PromptError: The model is of another task.
+        ModelError: The device is not there.
     """
 
     def __init__(self, model: Model, *, device: str = "auto") -> None:
         if not isinstance(model.net, PromptedNet):
             raise PromptError(f"{model.id} is a model of {model.task}; prompts need one of the task 'prompted'")
         self.model = model
-        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        self.device = choose_device(device)
         self.net = model.net.to(self.device).eval()
         self.size_px = model.size_px
 

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from qp2train.core.labels import LabelMap
-from qp2train.report.plots import DATA, METRICS, learning_plots, reliability_plot, threshold_plots
+from qp2train.report.plots import CLICKED, DATA, METRICS, clicks_plot, learning_plots, reliability_plot, threshold_plots
 from qp2train.report.svg import swatch
 from qp2train.report.traced import Traced, pointer
 from qp2train.report.words import (
@@ -136,6 +136,8 @@ def report_html(facts: Facts, pictures: Sequence[Picture] = ()) -> str:
         others=[m for kind in ("boundary", "objects") for m in _keys(metrics.get(kind) or {})],
         thresholds=list(threshold_plots(traced)),
         reliability=reliability,
+        clicks=clicks_plot(traced),
+        clicked=CLICKED,
         learning=list(learning_plots(traced)),
         galleries=[(k, *GALLERIES[k], [p for p in pictures if p.kind == k]) for k in GALLERIES],
         slides=[p for p in pictures if p.kind == "slide"],

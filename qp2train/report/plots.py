@@ -11,6 +11,12 @@ from qp2train.report.svg import Bar, Line, Plot, range_of
 from qp2train.report.traced import Traced, pointer
 
 METRICS, DATA = "metrics.json", "data.json"
+# What simulated clicks begin with, as an evaluation of prompts names it, and in words.
+CLICKED = {
+    "nothing": "from nothing",
+    "jittered": "from nothing, clicks beside the centres",
+    "rough": "from a rough outline",
+}
 
 
 def threshold_plots(traced: Traced) -> Iterator[Plot]:
@@ -61,6 +67,26 @@ def reliability_plot(traced: Traced) -> Plot | None:
         bars=bars,
         bar_width=0.9 / len(bins),
         diagonal=True,
+    )
+
+
+def clicks_plot(traced: Traced) -> Plot | None:
+    """Mean IoU after each click; None if the evaluation is not of prompts."""
+    lines = [
+        Line(said, points, pointer(METRICS, "curves", start), ("clicks", "iou"))
+        for start, said in CLICKED.items()
+        if (points := _points(traced.get(METRICS, "curves", start) or (), "clicks", "iou"))
+    ]
+    if not lines:
+        return None
+    return Plot(
+        "IoU by clicks",
+        "The mean IoU of the held-out objects after each simulated click: the sooner a line is high, the fewer clicks.",
+        lines,
+        x="clicks",
+        y="IoU",
+        x_range=range_of([x for line in lines for x, _ in line.points]),
+        whole_x=True,
     )
 
 

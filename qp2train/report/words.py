@@ -29,12 +29,19 @@ SAID: Mapping[str, tuple[str, str]] = {
     "pq": ("PQ", "panoptic quality: objects found times how well they are outlined"),
     "sq": ("SQ", "how well the objects that are found are outlined: the mean IoU of matching objects"),
     "rq": ("RQ", "how many objects are found: F1 of objects that match with an IoU above 0.5"),
+    "iou@1": ("IoU@1", "mean IoU after the first click"),
+    "iou@3": ("IoU@3", "mean IoU after three clicks"),
+    "iou@5": ("IoU@5", "mean IoU after five clicks"),
+    "noc@80": ("NoC@80", "mean number of clicks to an IoU of 0.80; 20 where it is never reached"),
+    "noc@85": ("NoC@85", "mean number of clicks to an IoU of 0.85; 20 where it is never reached"),
+    "noc@90": ("NoC@90", "mean number of clicks to an IoU of 0.90; 20 where it is never reached"),
+    "never": ("Never 0.85", "share of the objects that 20 clicks do not bring to an IoU of 0.85"),
     "hausdorff_um": (
         "Hausdorff, µm",
         "largest distance of outlines of matching objects; objects that were missed have none",
     ),
 }
-LOWER_IS_BETTER = frozenset({"ece", "hd95_um", "assd_um", "hausdorff_um"})
+LOWER_IS_BETTER = frozenset({"ece", "hd95_um", "assd_um", "hausdorff_um", "noc@80", "noc@85", "noc@90", "never"})
 BACKGROUND = "Background"
 FEW_PATIENTS = 10
 # One number for all: the first of these that was computed.

@@ -114,6 +114,8 @@ def _shots(
         return Shots((), ())
     if metrics.get("split") == POOLED:
         return Shots((), ("Pictures, data and learning curves of the folds are in the folds’ own reports.",))
+    if metrics.get("task") == "prompted":
+        return Shots((), ("There are no pictures: what a network for prompts answers depends on the prompt.",))
     lacking = [
         str(n) for n, there in ((TABLE, table is not None), (WEIGHTS, (folder / WEIGHTS).is_file())) if not there
     ]

@@ -372,7 +372,7 @@ class TestTypes:
             ({"track": None}, "track must be 'csv', 'tensorboard'"),
             ({"out": 3}, "out must be a text or a path or None, not 3"),
             ({"cache": 3}, "cache must be a text or a path or None, not 3"),
-            ({"spec": "unet"}, "spec must be a Segmentation or a Classification, not 'unet'"),
+            ({"spec": "unet"}, "spec must be a Segmentation or a Classification or a Prompted, not 'unet'"),
             ({"train": "x.parquet"}, "train must be a PatchTable, not 'x.parquet'"),
             ({"val": [1]}, r"val must be a PatchTable or None, not \[1\]"),
         ],

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qp2train.errors import PromptError
 from qp2train.core.clicks import ClickScores, iou, next_click
+from qp2train.errors import PromptError
 from qp2train.refine.clicks import click_through
 from qp2train.refine.prompts import Candidate, Prompt
 

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from qp2train.errors import PromptError
 from qp2train.core.clicks import ClickScores, iou
+from qp2train.errors import PromptError
 from qp2train.refine.clicks import click_through
 from qp2train.refine.fallback import ColourModel
 from qp2train.refine.prompts import Prompt
