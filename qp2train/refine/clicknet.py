@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -22,8 +21,10 @@ from qp2train.refine.prompts import Candidate, Pixels, Prompt, check_image
 # (left, top, side) of a square window, in pixels of the view.
 Window = tuple[float, float, float]
 
-# A window is looked at in more detail if it is this much smaller than the one before.
-_CLOSER = 0.8
+# Round an earlier outline a window is so much wider than it: it may be a part of the object.
+ROOM = 2.0
+# An outline so near to its window's side goes on beyond it, as a share of the side.
+EDGE = 0.02
 # A window is at least so much wider than its clicks are apart.
 LEAST = 1.1
 
@@ -31,8 +32,8 @@ LEAST = 1.1
 class ClickModel:
     """Answers prompts with a network that was trained for them.
 
-    It looks at a square window round what is prompted: round the earlier mask or the box, else round the first click at
-    several scales, of which each gives a candidate. What was found is looked at again in more detail, or more widely.
+    It looks at a square window round what is prompted: round the earlier mask or the box, else round the clicks at
+    several scales, of which each gives a candidate.
 
     Args:
         model: A model of the task "prompted".
@@ -73,40 +74,32 @@ class ClickView:
         assert prompt.mask is not None
         if not prompt.points and prompt.box is None and not prompt.mask.any():
             return [Candidate(np.zeros((height, width), np.bool_), 0.0)]
-        found = []
-        for window in self._windows(prompt):
-            candidate = self._answer(prompt, [window])[0]
-            closer = self._closer(candidate.mask, window, prompt)
-            if closer is not None:
-                asked = replace(prompt, mask=candidate.mask)
-                candidate = self._answer(asked, [closer])[0]
-            found.append(candidate)
-        return sorted(found, key=lambda c: -c.iou)
+        windows = self._windows(prompt)
+        found = self._answer(prompt, windows)
+        # What a window cuts off may fit the part that it shows as well as can be: wider windows go first.
+        whole = [not _reaches(c.mask, window) for c, window in zip(found, windows, strict=True)]
+        return [found[i] for i in sorted(range(len(found)), key=lambda i: (not whole[i], -found[i].iou))]
 
     def _windows(self, prompt: Prompt) -> list[Window]:
         height, width = self._image.shape[:2]
         assert prompt.mask is not None
+        side = float(max(height, width))
+        whole = ((width - side) / 2, (height - side) / 2, side)
+        given = None
         if prompt.mask.any():
-            return [_round(_extent(prompt.mask), prompt.points)]
-        if prompt.box is not None:
+            given = _round(_extent(prompt.mask), prompt.points, ROOM)
+        elif prompt.box is not None:
             left, top, right, bottom = prompt.box
-            return [_round((max(0, left), max(0, top), min(width, right), min(height, bottom)), prompt.points)]
-        side = max(height, width)
-        whole = ((width - side) / 2, (height - side) / 2, float(side))
+            given = _round((max(0, left), max(0, top), min(width, right), min(height, bottom)), prompt.points, ROUND)
+        if given is not None:
+            return [given if given[2] < side else whole]
         sides = []
         while side / 2 >= self._model.size_px:
             side /= 2
-            sides.append(float(side))
-        middles = np.array([p for p, label in zip(prompt.points, prompt.labels, strict=True) if label] or prompt.points)
-        x, y = middles.mean(axis=0)
+            sides.append(side)
+        belongs = [p for p, label in zip(prompt.points, prompt.labels, strict=True) if label]
+        x, y = np.mean(belongs or prompt.points, axis=0)
         return [whole, *((x - s / 2, y - s / 2, s) for s in sides)]
-
-    def _closer(self, mask: BitMask, window: Window, prompt: Prompt) -> Window | None:
-        """A better window for what was found, if there is one."""
-        if not mask.any():
-            return None
-        better = _round(_extent(mask), prompt.points)
-        return better if better[2] < _CLOSER * window[2] else None
 
     @torch.no_grad()
     def _answer(self, prompt: Prompt, windows: Iterable[Window]) -> list[Candidate]:
@@ -151,10 +144,10 @@ def _extent(mask: BitMask) -> tuple[float, float, float, float]:
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
-def _round(box: tuple[float, float, float, float], points: Sequence[tuple[float, float]]) -> Window:
-    """The square window round a box and all clicks, as objects were seen in training."""
+def _round(box: tuple[float, float, float, float], points: Sequence[tuple[float, float]], room: float) -> Window:
+    """The square window round a box and all clicks, `room` times as wide as the box."""
     xs, ys = [box[0], box[2], *(x for x, _ in points)], [box[1], box[3], *(y for _, y in points)]
-    side = max(ROUND * max(box[2] - box[0], box[3] - box[1]), LEAST * max(max(xs) - min(xs), max(ys) - min(ys)), 1.0)
+    side = max(room * max(box[2] - box[0], box[3] - box[1]), LEAST * max(max(xs) - min(xs), max(ys) - min(ys)), 1.0)
     x, y = (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2
     return x - side / 2, y - side / 2, side
 
@@ -180,6 +173,23 @@ def _cut(pixels: np.ndarray, window: Window, size: int, border: int) -> np.ndarr
         ]
     )
     return np.asarray(cv2.warpAffine(pixels, at, (size, size), flags=cv2.INTER_LINEAR, borderMode=border))
+
+
+def _reaches(mask: BitMask, window: Window) -> bool:
+    """Whether an outline goes up to a side of its window beyond which the picture goes on."""
+    if not mask.any():
+        return False
+    height, width = mask.shape
+    left, top, side = window
+    right, bottom = left + side, top + side
+    near = side * EDGE
+    x0, y0, x1, y1 = _extent(mask)
+    return (
+        (left > 0 and x0 < left + near)
+        or (top > 0 and y0 < top + near)
+        or (right < width and x1 > right - near)
+        or (bottom < height and y1 > bottom - near)
+    )
 
 
 def _meant(mask: BitMask, prompt: Prompt) -> BitMask:

@@ -40,8 +40,8 @@ def test_a_window_is_cut_out_pixel_by_pixel() -> None:
 
 
 def test_a_window_holds_the_object_with_its_surroundings_and_every_click() -> None:
-    assert _round((10, 20, 30, 30), []) == (6, 11, 28)
-    left, top, side = _round((10, 20, 30, 30), [(100, 25)])
+    assert _round((10, 20, 30, 30), [], 1.4) == (6, 11, 28)
+    left, top, side = _round((10, 20, 30, 30), [(100, 25)], 1.4)
     assert left <= 10
     assert left + side >= 100
     assert top <= 20
