@@ -6,7 +6,7 @@ from math import isqrt
 from typing import Any, cast
 
 import torch
-from timm.layers import LayerNorm2d
+from timm.layers.norm import LayerNorm2d
 from timm.models.tiny_vit import TinyVit
 from torch import nn
 
@@ -45,7 +45,7 @@ class TinyEncoder(nn.Module):
         local_px: int = 3,
     ) -> None:
         super().__init__()
-        self.trunk = TinyVit(
+        trunk: Any = TinyVit(
             embed_dims=dims,
             depths=depths,
             num_heads=heads,
@@ -55,9 +55,10 @@ class TinyEncoder(nn.Module):
             mbconv_expand_ratio=expand_ratio,
             local_conv_size=local_px,
         )
-        self.trunk.head = nn.Identity()
+        trunk.head = nn.Identity()
         # MobileSAM ends at a sixteenth of the picture's size, as SAM does, where TinyVit would halve once more.
-        self.trunk.stages[-1].downsample.conv2.conv.stride = (1, 1)
+        trunk.stages[-1].downsample.conv2.conv.stride = (1, 1)
+        self.trunk = trunk
         self.neck = _Neck(dims[-1], out)
 
     def forward(self, pixel_values: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:

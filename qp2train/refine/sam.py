@@ -98,9 +98,7 @@ class SamPrompts:
             made = self.net.get_image_embeddings(pixels.to(self.device))
         return [made] if isinstance(made, torch.Tensor) else list(made)
 
-    def answer(
-        self, embeddings: Sequence[torch.Tensor], asked: dict[str, Any]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def answer(self, embeddings: Sequence[torch.Tensor], asked: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """The mask decoder's answer to a `question`: logits (N, grid, grid) and predicted IoUs (N,), unsorted."""
         seen = [e.to(self.device) for e in embeddings]
         given = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in asked.items()}

@@ -19,8 +19,9 @@ SURE = 6.9
 
 @dataclass(frozen=True)
 class Frame:
-    """A view within the square picture that a SAM is shown. SAM 1 pads it at the right and at the bottom; later
-    models distort it so that it fills the square.
+    """A view within the square picture that a SAM is shown.
+
+    SAM 1 pads it at the right and at the bottom; later models distort it so that it fills the square.
 
     Args:
         view: (height, width) of the view.
@@ -41,9 +42,8 @@ class Frame:
     def share(self, mask: BitMask) -> torch.Tensor:
         """(H, W) bool → (grid, grid) float32, the share of each cell that the mask covers; none of the padding."""
         height, width = self.inner
-        whole = torch.from_numpy(mask)[None, None].float()
-        if min(self.view) < max(self.view):  # a strip may have been made broader, see `SamPrompts.encode`
-            whole = pad(whole, (0, self.view[1] - mask.shape[1], 0, self.view[0] - mask.shape[0]))
+        more = self.view[1] - mask.shape[1], self.view[0] - mask.shape[0]  # of a strip that was made broader
+        whole = pad(torch.from_numpy(mask)[None, None].float(), (0, more[0], 0, more[1]))
         square = pad(interpolate(whole, (height, width), mode="area"), (0, self.side - width, 0, self.side - height))
         return interpolate(square, (self.grid, self.grid), mode="area")[0, 0]
 

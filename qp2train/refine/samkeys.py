@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from qp2train.errors import ModelError
-from qp2train.refine.mobilesam import IMAGE_PX, PATCH_PX, TinyEncoder, tiny_encoder
+from qp2train.refine.mobilesam import IMAGE_PX, PATCH_PX, tiny_encoder
 from qp2train.refine.transformersdoor import of_transformers
 
 State = Mapping[str, torch.Tensor]
@@ -25,6 +24,8 @@ UNUSED = re.compile(r"image_encoder\.(norm_head|head)\.|.*\.attention_bias_idxs$
 # Files may lack these counters, which evaluation does not look at.
 COUNTERS = "num_batches_tracked"
 
+# The encoder that this describes has no layer, and makes way for a `TinyEncoder`.
+_TINY_VISION = {"image_size": IMAGE_PX, "patch_size": PATCH_PX, "num_hidden_layers": 0, "global_attn_indexes": []}
 # From transformers' and timm's names to the original ones, applied one after another.
 _RULES = [
     (r"^(shared_image|prompt_encoder\.shared)_embedding\.positional_embedding$", GAUSS),
@@ -51,7 +52,9 @@ _RULES = [
     (r"^vision_encoder\.trunk\.stages\.(\d+)\.blocks\.", r"image_encoder.layers.\1.blocks."),
     (r"^vision_encoder\.", "image_encoder."),
 ]
-_HEAD = re.compile(r"^(mask_decoder\.(?:iou_prediction_head|output_hypernetworks_mlps\.\d+))\.(proj_in|layers\.(\d+)|proj_out)")
+_HEAD = re.compile(
+    r"^(mask_decoder\.(?:iou_prediction_head|output_hypernetworks_mlps\.\d+))\.(proj_in|layers\.(\d+)|proj_out)"
+)
 _DOWN = re.compile(r"^image_encoder\.trunk\.stages\.(\d+)\.downsample\.")
 
 
@@ -95,7 +98,7 @@ def built_from(state: State) -> Any:
             net = of_transformers("SamModel")(_config(shapes))
         if TINY in shapes:
             inner = {k.removeprefix("image_encoder."): v for k, v in shapes.items() if k.startswith("image_encoder.")}
-            net.vision_encoder = tiny_encoder(inner, shapes["image_encoder.neck.0.weight"][0])
+            net.vision_encoder = tiny_encoder(inner, net.config.vision_config.output_channels)
     except KeyError as error:
         raise ModelError(f"not in the file: {error.args[0]}") from error
     except (ValueError, IndexError, TypeError, ArithmeticError, RuntimeError) as error:
@@ -129,12 +132,12 @@ def _filled(net: Any, state: State) -> Any:
 def _config(shapes: Shapes) -> Any:
     """How a SAM is built, from the shapes of its weights; KeyError names one that is missing."""
     hidden = shapes["prompt_encoder.no_mask_embed.weight"][1]
-    vision = _tiny(shapes) if TINY in shapes else _vit(shapes)
+    vision = _TINY_VISION if TINY in shapes else _vit(shapes)
     size = {"image_size": vision["image_size"], "patch_size": vision["patch_size"]}
     inside = shapes["mask_decoder.transformer.layers.0.cross_attn_token_to_image.q_proj.weight"][0]
     head = "mask_decoder.iou_prediction_head.layers."
     return of_transformers("SamConfig")(
-        vision_config={**vision, "num_pos_feats": shapes[GAUSS][1], "output_channels": hidden},
+        vision_config={**vision, "num_pos_feats": hidden // 2, "output_channels": hidden},
         prompt_encoder_config={
             **size,
             "hidden_size": hidden,
@@ -171,11 +174,6 @@ def _vit(shapes: Shapes) -> dict[str, Any]:
         "window_size": min(windows),
         "global_attn_indexes": [i for i, n in enumerate(windows) if n == grid],
     }
-
-
-def _tiny(shapes: Shapes) -> dict[str, Any]:
-    # The encoder that this describes has no layer, and makes way for a `TinyEncoder`.
-    return {"image_size": IMAGE_PX, "patch_size": PATCH_PX, "num_hidden_layers": 0, "global_attn_indexes": []}
 
 
 def _count(shapes: Shapes, prefix: str) -> int:

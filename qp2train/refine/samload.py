@@ -64,8 +64,8 @@ def load_sam(path: str | Path, *, device: str = "auto") -> SamPrompts:
 
     Args:
         path: A folder as transformers saves SAM, SAM 2, EdgeTAM or SAM 3 (config.json, model.safetensors, the
-            processor's settings), or as `SamPrompts.save` does; or an original checkpoint of SAM (ViT-B, L, H; micro-sam
-            and patho-sam have the same layout) or MobileSAM: .pth, .pt or .safetensors.
+            processor's settings), or as `SamPrompts.save` does; or an original checkpoint of SAM (ViT-B, L, H;
+            micro-sam and patho-sam have the same layout) or MobileSAM: .pth, .pt or .safetensors.
         device: "auto" = the GPU if there is one; "cpu", "cuda", "cuda:1", "mps".
 
     Raises:
@@ -107,10 +107,10 @@ def _from_folder(folder: Path) -> tuple[Any, Any]:
     if not isinstance(kind, str) or kind not in KINDS:
         raise ModelError(f"{folder} holds a model of type {str(kind)[:50]!r}, none of {', '.join([*KINDS, MOBILE])}")
     network, processor, pictures = KINDS[kind]
-    network = of_transformers(network)
+    unusable, made_of = (*_UNUSABLE, *_refusals()), of_transformers(network)
     try:
         with quiet():
-            net, said = network.from_pretrained(
+            net, said = made_of.from_pretrained(
                 str(folder), local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
             if any((folder / name).is_file() for name in PROCESSORS):
@@ -120,7 +120,7 @@ def _from_folder(folder: Path) -> tuple[Any, Any]:
                 images = made.image_processor
             else:
                 images = _images(pictures, net)
-    except (*_UNUSABLE, *_refusals()) as error:
+    except unusable as error:
         raise ModelError(f"{folder} does not hold a usable SAM: {str(error)[:500]}") from error
     lacking = sorted({*said["missing_keys"], *(str(k) for k in said["mismatched_keys"])})
     if lacking:
@@ -160,15 +160,22 @@ def _weights(file: Path) -> State:
             held = held[key]
     if not isinstance(held, Mapping) or not held:
         raise ModelError("it holds no weights")
-    wrong = [k for k, v in held.items() if not (isinstance(k, str) and isinstance(v, torch.Tensor))]
+    wrong = [k for k, v in held.items() if not (isinstance(k, str) and _plain(v))]
     if wrong:
-        raise ModelError(f"{str(wrong[0])[:100]!r} is no named tensor")
+        raise ModelError(f"{str(wrong[0])[:100]!r} is no named tensor of numbers")
     if sum(v.numel() * v.element_size() for v in held.values()) > SHARED * file.stat().st_size:
         raise ModelError("it claims larger tensors than it has bytes for")
     for prefix in PREFIXES:
         if all(k.startswith(prefix) for k in held):
             held = {k.removeprefix(prefix): v for k, v in held.items()}
     return dict(held)
+
+
+def _plain(value: object) -> bool:
+    """Whether it is a dense tensor with its numbers: counters, or with a fraction."""
+    if not isinstance(value, torch.Tensor) or value.layout is not torch.strided or value.device.type != "cpu":
+        return False
+    return not value.is_quantized and (value.is_floating_point() or value.dtype == torch.int64)
 
 
 def _images(name: str, net: Any) -> Any:

@@ -27,9 +27,7 @@ def of_transformers(*names: str) -> Any:
             return getattr(package, name)
         except (AttributeError, ImportError):  # ImportError: one of its own requirements is missing
             continue
-    raise ModelError(
-        f"transformers {package.__version__} has no {names[0]}: update it (pip install -U transformers)"
-    )
+    raise ModelError(f"transformers {package.__version__} has no {names[0]}: update it (pip install -U transformers)")
 
 
 @contextmanager
