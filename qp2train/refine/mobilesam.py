@@ -78,29 +78,29 @@ def tiny_encoder(shapes: dict[str, tuple[int, ...]], out: int) -> TinyEncoder:
     """The encoder that a MobileSAM checkpoint was made with, untrained.
 
     Args:
-        shapes: Of the checkpoint's tensors, by their original names without "image_encoder.".
+        shapes: Of the checkpoint's tensors, by their original names.
         out: Channels of its embeddings.
 
     Raises:
         KeyError: A tensor that says how it is built is missing.
         ValueError: It is built otherwise.
     """
-    depths = tuple(_count(shapes, f"layers.{stage}.blocks.") for stage in range(STAGES))
-    biases = [shapes[f"layers.{stage}.blocks.0.attn.attention_biases"] for stage in range(1, STAGES)]
-    inside, dim = shapes["layers.1.blocks.0.mlp.fc1.weight"]
-    expanded, first = shapes["layers.0.blocks.0.conv1.c.weight"][:2]
+    stages = [f"image_encoder.layers.{stage}.blocks" for stage in range(STAGES)]
+    biases = [shapes[f"{at}.0.attn.attention_biases"] for at in stages[1:]]
+    inside, dim = shapes[f"{stages[1]}.0.mlp.fc1.weight"]
+    expanded, first = shapes[f"{stages[0]}.0.conv1.c.weight"][:2]
     return TinyEncoder(
-        (first, *(shapes[f"layers.{stage}.blocks.0.mlp.fc1.weight"][1] for stage in range(1, STAGES))),
-        depths,
+        (first, *(shapes[f"{at}.0.mlp.fc1.weight"][1] for at in stages[1:])),
+        tuple(count_numbers(shapes, f"{at}.") for at in stages),
         (1, *(heads for heads, _ in biases)),
         (1, *(isqrt(offsets) for _, offsets in biases)),
         out,
         mlp_ratio=inside / dim,
         expand_ratio=expanded / first,
-        local_px=shapes["layers.1.blocks.0.local_conv.c.weight"][-1],
+        local_px=shapes[f"{stages[1]}.0.local_conv.c.weight"][-1],
     )
 
 
-def _count(shapes: dict[str, tuple[int, ...]], prefix: str) -> int:
+def count_numbers(shapes: dict[str, tuple[int, ...]], prefix: str) -> int:
     """How many numbers follow a prefix in the names."""
     return len({k.removeprefix(prefix).split(".")[0] for k in shapes if k.startswith(prefix)})

@@ -88,9 +88,9 @@ class SamPrompts:
                 f"{self.name}: its image processor makes pictures of {tuple(pixels.shape)}, the network takes "
                 f"{(1, 3, self.side, self.side)}; the folder mixes files of two models"
             )
-        inner = tuple(map(int, made["reshaped_input_sizes"][0])) if "reshaped_input_sizes" in made else None
-        height, width = inner or (self.side, self.side)
-        return Frame((image.shape[0], image.shape[1]), (height, width), self.side, self.grid), pixels
+        padded = "reshaped_input_sizes" in made
+        height, width = map(int, made["reshaped_input_sizes"][0]) if padded else (self.side, self.side)
+        return Frame((image.shape[0], image.shape[1]), (height, width), self.side, self.grid, padded), pixels
 
     def embed(self, pixels: torch.Tensor) -> list[torch.Tensor]:
         """The image encoder's answer to a prepared view: one tensor for SAM and MobileSAM, several for later models."""

@@ -28,12 +28,14 @@ class Frame:
         inner: (height, width) of the part of the square that the view fills, at the top left.
         side: Side of the square, in its pixels.
         grid: Side of the coarse grid that masks have inside of the model: 256 for a square of 1024.
+        padded: Whether it is SAM 1's, which scales its answers up in the square before the padding is cut away.
     """
 
     view: tuple[int, int]
     inner: tuple[int, int]
     side: int
     grid: int
+    padded: bool = True
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         """A place of the view, corners at integers, in the square, where SAM has pixels' centres at integers."""
@@ -48,7 +50,9 @@ class Frame:
         return interpolate(square, (self.grid, self.grid), mode="area")[0, 0]
 
     def to_view(self, logits: torch.Tensor) -> torch.Tensor:
-        """(N, grid, grid) logits → (N, H, W): scaled up, the padding cut away, scaled to the view, as SAM does it."""
+        """(N, grid, grid) logits → (N, H, W): scaled up, without the padding."""
+        if not self.padded:
+            return interpolate(logits[None], self.view, mode="bilinear", align_corners=False)[0]
         square = interpolate(logits[None], (self.side, self.side), mode="bilinear", align_corners=False)
         inner = square[..., : self.inner[0], : self.inner[1]]
         return interpolate(inner, self.view, mode="bilinear", align_corners=False)[0]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from qp2train.errors import ModelError
-from qp2train.refine.mobilesam import IMAGE_PX, PATCH_PX, tiny_encoder
+from qp2train.refine.mobilesam import IMAGE_PX, PATCH_PX, count_numbers, tiny_encoder
 from qp2train.refine.transformersdoor import of_transformers
 
 State = Mapping[str, torch.Tensor]
@@ -97,8 +97,7 @@ def built_from(state: State) -> Any:
         with torch.device("meta"):  # the weights are put in below: none are made up
             net = of_transformers("SamModel")(_config(shapes))
         if TINY in shapes:
-            inner = {k.removeprefix("image_encoder."): v for k, v in shapes.items() if k.startswith("image_encoder.")}
-            net.vision_encoder = tiny_encoder(inner, net.config.vision_config.output_channels)
+            net.vision_encoder = tiny_encoder(shapes, net.config.vision_config.output_channels)
     except KeyError as error:
         raise ModelError(f"not in the file: {error.args[0]}") from error
     except (ValueError, IndexError, TypeError, ArithmeticError, RuntimeError) as error:
@@ -142,16 +141,16 @@ def _config(shapes: Shapes) -> Any:
             **size,
             "hidden_size": hidden,
             "mask_input_channels": shapes["prompt_encoder.mask_downscaling.3.weight"][0],
-            "num_point_embeddings": _count(shapes, "prompt_encoder.point_embeddings."),
+            "num_point_embeddings": count_numbers(shapes, "prompt_encoder.point_embeddings."),
         },
         mask_decoder_config={
             "hidden_size": hidden,
             "mlp_dim": shapes["mask_decoder.transformer.layers.0.mlp.lin1.weight"][0],
-            "num_hidden_layers": _count(shapes, "mask_decoder.transformer.layers."),
+            "num_hidden_layers": count_numbers(shapes, "mask_decoder.transformer.layers."),
             "num_attention_heads": DECODER_HEADS,
             "attention_downsample_rate": hidden // inside,
             "num_multimask_outputs": shapes["mask_decoder.mask_tokens.weight"][0] - 1,
-            "iou_head_depth": _count(shapes, head),
+            "iou_head_depth": count_numbers(shapes, head),
             "iou_head_hidden_dim": shapes[f"{head}0.weight"][0],
         },
     )
@@ -160,7 +159,7 @@ def _config(shapes: Shapes) -> Any:
 def _vit(shapes: Shapes) -> dict[str, Any]:
     dim, _, _, patch = shapes[VIT]
     grid = shapes["image_encoder.pos_embed"][1]
-    depth = _count(shapes, "image_encoder.blocks.")
+    depth = count_numbers(shapes, "image_encoder.blocks.")
     tables = [shapes[f"image_encoder.blocks.{i}.attn.rel_pos_h"] for i in range(depth)]
     windows = [(length + 1) // 2 for length, _ in tables]  # from -(n - 1) to n - 1
     return {
@@ -174,10 +173,6 @@ def _vit(shapes: Shapes) -> dict[str, Any]:
         "window_size": min(windows),
         "global_attn_indexes": [i for i, n in enumerate(windows) if n == grid],
     }
-
-
-def _count(shapes: Shapes, prefix: str) -> int:
-    return len({k.removeprefix(prefix).split(".")[0] for k in shapes if k.startswith(prefix)})
 
 
 def _foreign(shapes: Shapes) -> str:

@@ -6,6 +6,7 @@ import json
 import logging
 import pickle
 import struct
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,8 @@ def _from_folder(folder: Path) -> tuple[Any, Any]:
     if not isinstance(kind, str) or kind not in KINDS:
         raise ModelError(f"{folder} holds a model of type {str(kind)[:50]!r}, none of {', '.join([*KINDS, MOBILE])}")
     network, processor, pictures = KINDS[kind]
-    unusable, made_of = (*_UNUSABLE, *_refusals()), of_transformers(network)
+    unusable: tuple[type[Exception], ...] = (*_UNUSABLE, *_refusals())
+    made_of = of_transformers(network)
     try:
         with quiet():
             net, said = made_of.from_pretrained(
@@ -152,7 +154,9 @@ def _weights(file: Path) -> State:
         if file.suffix == ".safetensors":
             held: object = load_file(file)
         else:
-            held = torch.load(file, weights_only=True, map_location="cpu")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pickles that torch has not written: the error says enough
+                held = torch.load(file, weights_only=True, map_location="cpu")
     except _UNUSABLE as error:
         raise ModelError(f"it cannot be read, or holds more than weights ({str(error)[:300]})") from error
     for key in WRAPPERS:
