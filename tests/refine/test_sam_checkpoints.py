@@ -173,7 +173,6 @@ def test_the_wrappings_of_other_tools_are_taken_off(vit: State, tmp_path: Path) 
         "micro-sam": {"model_state": OrderedDict(vit), "decoder_state": {"a": torch.zeros(1)}},
         "torch-em": {"model_state": {f"sam.{k}": v for k, v in vit.items()}, "epoch": 3},
         "lightning": {"state_dict": {f"module.sam.{k}": v for k, v in vit.items()}},
-        "half": {k: v.bfloat16().float() for k, v in vit.items()} and {k: v for k, v in vit.items()},
     }
     for name, what in held.items():
         torch.save(what, tmp_path / f"{name}.pt")

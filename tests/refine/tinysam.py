@@ -10,6 +10,8 @@ import numpy as np
 import torch
 import transformers
 
+from qp2train.refine.mobilesam import TinyEncoder
+
 SIDE, PATCH, HIDDEN = 64, 8, 32
 PROMPTS = {"hidden_size": HIDDEN, "image_size": SIDE, "patch_size": PATCH, "mask_input_channels": 8}
 DECODER = {"hidden_size": HIDDEN, "mlp_dim": 48, "num_attention_heads": 8, "iou_head_hidden_dim": 24}
@@ -74,8 +76,21 @@ def edgetam() -> Any:
     return shaken(transformers.EdgeTamModel(transformers.EdgeTamConfig(vision_config=vision, **LATER)))
 
 
+def mobile() -> Any:
+    """A SamModel with MobileSAM's encoder, for pictures of 1024 px as every MobileSAM."""
+    vision = {"image_size": 1024, "num_hidden_layers": 0, "global_attn_indexes": [], "num_pos_feats": HIDDEN // 2}
+    config = transformers.SamConfig(
+        vision_config={**vision, "output_channels": HIDDEN},
+        prompt_encoder_config={**PROMPTS, "image_size": 1024, "patch_size": 16},
+        mask_decoder_config=DECODER,
+    )
+    net = transformers.SamModel(config)
+    net.vision_encoder = TinyEncoder((8, 8, 12, 16), (1, 1, 2, 1), (1, 2, 3, 4), (7, 7, 14, 7), HIDDEN)
+    return shaken(net)
+
+
 def shaken(net: Any, seed: int = 0) -> Any:
-    """With random weights, the same each time, also where a new network has zeros or ones: no exchange goes unnoticed."""
+    """With random weights, the same each time, also where a new network has zeros: no exchange goes unnoticed."""
     drawn = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in net.parameters():
