@@ -32,12 +32,14 @@ def of_transformers(*names: str) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' progress bars: a library prints nothing."""
+    """Without transformers' progress bars and warnings on the terminal: a library prints nothing."""
     logging = import_module("transformers.utils.logging")
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()

@@ -16,9 +16,11 @@ import tinysam
 import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
+from transformers import SamConfig, SamModel
 
 from qp2train.errors import ModelError
 from qp2train.refine.prompts import Prompt
+from qp2train.refine.samkeys import built_from
 from qp2train.refine.samload import load_sam
 
 State = dict[str, torch.Tensor]
@@ -162,6 +164,28 @@ def test_a_sam_in_the_original_layout_answers_the_same(vit: State, tmp_path: Pat
         for a, b in zip(*(m.encode(image).predict(prompt) for m in (ours, theirs)), strict=True):
             assert np.array_equal(a.mask, b.mask)
             assert a.iou == pytest.approx(b.iou, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dim", "blocks", "heads", "attends_to_all"),
+    [(768, 12, 12, [2, 5, 8, 11]), (1024, 24, 16, [5, 11, 17, 23]), (1280, 32, 16, [7, 15, 23, 31])],
+    ids=["B", "L", "H"],
+)
+def test_published_sizes_are_recognised(dim: int, blocks: int, heads: int, attends_to_all: list[int]) -> None:
+    """On tensors without memory, of the published shapes."""
+    vision = {"hidden_size": dim, "num_hidden_layers": blocks, "num_attention_heads": heads}
+    vision |= {"global_attn_indexes": attends_to_all}
+    with torch.device("meta"):
+        published = SamModel(SamConfig(vision_config=vision))
+    there = published.state_dict()
+    names = [*tinysam.encoder_names(blocks), *tinysam.decoder_names()]
+    net = built_from({old: there[new] for old, new in names})
+    assert {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in there.items()}
+    for part in ("vision_config", "prompt_encoder_config", "mask_decoder_config"):
+        ours, theirs = (getattr(n.config, part).to_dict() for n in (net, published))
+        differ = {k for k in ours if ours[k] != theirs[k]}
+        assert differ <= {"mlp_ratio", "mlp_dim"}
+        assert ours.get("mlp_dim") == theirs.get("mlp_dim")
 
 
 def test_the_wrappings_of_other_tools_are_taken_off(vit: State, tmp_path: Path) -> None:

@@ -50,7 +50,13 @@ def test_training_lowers_the_loss_and_leaves_everything_but_the_decoder_as_it_wa
     before = {k: v.clone() for k, v in model.net.state_dict().items()}
     examples, losses = discs(), list[float]()
     tuned = tune_sam(
-        model, examples, steps=60, lr=4e-3, cache=tmp_path / "kept", progress=lambda *said: losses.append(said[2])
+        model,
+        examples,
+        steps=60,
+        batch=2,
+        lr=4e-3,
+        cache=tmp_path / "kept",
+        progress=lambda *said: losses.append(said[2]),
     )
     assert len(losses) == 60
 
