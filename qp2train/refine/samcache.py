@@ -19,6 +19,7 @@ from qp2train.refine.samframe import Frame
 log = logging.getLogger(__name__)
 
 VERSION = 1  # of what is stored
+# In the names of all files, also of those that a killed process left half written, which count and go like the others.
 SUFFIX = ".embedding"
 
 
@@ -47,7 +48,7 @@ class EmbeddingCache:
         if self._folder is not None:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                self._used = sum(file.stat().st_size for file in self._folder.glob(f"*{SUFFIX}"))
+                self._used = sum(file.stat().st_size for file in self._folder.glob(f"*{SUFFIX}*"))
             except OSError as error:
                 raise Qp2trainError(f"no embeddings can be kept in {self._folder}: {error}") from error
 
@@ -90,7 +91,7 @@ class EmbeddingCache:
     def _make_room(self, wanted: int) -> None:
         """Delete what was not used for longest, down to nine tenths of the limit, so that it is not done each time."""
         assert self._folder is not None
-        files = [(f, f.stat()) for f in self._folder.glob(f"*{SUFFIX}")]
+        files = [(f, f.stat()) for f in self._folder.glob(f"*{SUFFIX}*")]
         self._used = sum(stat.st_size for _, stat in files)
         for file, stat in sorted(files, key=lambda item: item[1].st_mtime_ns):
             if self._used + wanted <= 0.9 * self._limit:

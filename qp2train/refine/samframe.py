@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate, pad
 
-from qp2train.refine.clicks import next_click
-from qp2train.refine.prompts import BitMask, Prompt
+from qp2train.core.clicks import BitMask, next_click
+from qp2train.refine.prompts import Prompt
 
 # What an outlined mask says as logits: ±log(0.999 / 0.001), as micro-sam says it, so that it weighs like an answer of
 # the model itself, which is what SAM was trained with.

@@ -12,20 +12,19 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from qp2train.core.clicks import BitMask
 from qp2train.errors import ModelError, PromptError
-from qp2train.refine.prompts import BitMask, Pixels, Prompt, check_image
+from qp2train.learn.promptsim import MORE_CLICKS, Prompting, first_prompt
+from qp2train.refine.prompts import Pixels, Prompt, check_image
 from qp2train.refine.sam import SamPrompts
 from qp2train.refine.samcache import EmbeddingCache
 from qp2train.refine.samframe import Frame, question
-from qp2train.refine.samsimulate import first_prompt, with_click
 
 log = logging.getLogger(__name__)
 
 # A view (H, W, 3) uint8, an object in it (H, W) bool, and where that is known (H, W) bool; None = everywhere.
 Example = tuple[Pixels, BitMask, BitMask | None]
 
-# Corrective clicks before the answer that is learnt from: none to this many.
-ROUNDS = 3
 # Of the focal loss: how much less a pixel counts the better it is answered.
 GAMMA = 2.0
 # Share of the steps in which the learning rate rises; it then falls to nothing, as a cosine.
@@ -128,11 +127,12 @@ def example_loss(
         rng: Decides which prompt it is, and how often it was corrected.
     """
     prompt = first_prompt(truth, valid, rng)
-    for _ in range(int(rng.integers(ROUNDS + 1))):
+    for _ in range(int(rng.integers(MORE_CLICKS + 1))):
         with torch.no_grad():
             logits, ious = model.answer(embeddings, _asked(prompt, frame, truth))
             answer = frame.to_view(logits[ious.argmax()][None])[0, : truth.shape[0], : truth.shape[1]] > 0
-        prompt = with_click(prompt, answer.cpu().numpy(), truth, valid, rng)
+        prompt.mask = answer.cpu().numpy()
+        prompt.click(prompt.mask, truth, valid, rng)
     logits, ious = model.answer(embeddings, _asked(prompt, frame, truth))
     # An object that is smaller than the grid's cells is where most of it is.
     share, known = frame.share(truth), (frame.share(valid) > 0.5) | (frame.share(truth & valid) > 0)
@@ -164,8 +164,9 @@ def mask_loss(logits: torch.Tensor, ious: torch.Tensor, truth: torch.Tensor, kno
     return (focal + dice).min() + error.mean()
 
 
-def _asked(prompt: Prompt, frame: Frame, truth: BitMask) -> dict[str, Any]:
-    asked = question(prompt.within(*truth.shape), frame)
+def _asked(prompt: Prompting, frame: Frame, truth: BitMask) -> dict[str, Any]:
+    given = Prompt(prompt.points, prompt.labels, prompt.box, prompt.mask)
+    asked = question(given.within(*truth.shape), frame)
     assert asked is not None, "a simulated prompt says where the object is"
     return asked
 

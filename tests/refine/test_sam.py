@@ -252,6 +252,23 @@ def test_a_refiner_takes_it(sam: SamPrompts) -> None:
         assert Box(20, 30, 100, 60).polygon.buffer(1e-6).covers(found.geometry)
 
 
+def test_of_a_model_for_video_the_part_for_pictures_is_loaded(tmp_path: Path) -> None:
+    memory = ["memory_attention_hidden_size", "memory_attention_feed_forward_hidden_size", "memory_encoder_hidden_size"]
+    memory += ["mask_downsampler_embed_dim", "memory_fuser_embed_dim", "memory_fuser_intermediate_dim"]
+    config = of_transformers("Sam2VideoConfig")(
+        vision_config=tinysam.sam2().config.vision_config.to_dict(),
+        memory_encoder_output_channels=16,
+        **dict.fromkeys(memory, tinysam.HIDDEN),
+        **tinysam.LATER,
+    )
+    video = tinysam.shaken(of_transformers("Sam2VideoModel")(config))
+    model = load_sam(tinysam.save(video, tmp_path / "video", "sam2"), device="cpu")
+    assert type(model.net).__name__ == "Sam2Model"
+    for part in ("vision_encoder", "mask_decoder", "prompt_encoder"):
+        theirs = getattr(video, part).state_dict()
+        assert all(torch.equal(v, theirs[k]) for k, v in getattr(model.net, part).state_dict().items())
+
+
 def damaged(folder: Path, to: Path, **changed: bytes | None) -> Path:
     to.mkdir()
     for file in folder.iterdir():

@@ -11,14 +11,13 @@ pytest.importorskip("transformers", reason="models of the SAM family need the tr
 import tinysam
 import torch
 
+from qp2train.core.clicks import iou
 from qp2train.errors import ModelError, PromptError, Qp2trainError
-from qp2train.refine.clicks import iou
 from qp2train.refine.mobilesam import TinyEncoder
 from qp2train.refine.prompts import Prompt
 from qp2train.refine.sam import SamPrompts
 from qp2train.refine.samcache import SUFFIX, EmbeddingCache
 from qp2train.refine.samload import load_sam
-from qp2train.refine.samsimulate import degraded, first_prompt, jittered_box, with_click
 from qp2train.refine.samtune import Example, example_loss, mask_loss, tune_sam
 from qp2train.refine.transformersdoor import of_transformers
 
@@ -192,29 +191,6 @@ def test_unknown_pixels_and_worse_candidates_do_not_count() -> None:
     both = mask_loss(torch.stack([all_wrong, right]), torch.tensor([0.0, 1.0]), truth, known)
     assert both == pytest.approx(mask_loss(right[None], ious, truth, known).item(), abs=1e-6)
     assert mask_loss(all_wrong[None], ious, truth, known) > 3
-
-
-@pytest.mark.parametrize("mask", [disc(40, 60, 20, 20, 9), np.eye(40, 60) > 0, np.ones((40, 60), bool)])
-def test_simulated_prompts_say_where_the_object_is(mask: np.ndarray) -> None:
-    rng, valid = np.random.default_rng(0), np.ones_like(mask)
-    kinds = set()
-    for _ in range(200):
-        prompt = first_prompt(mask, valid, rng)
-        kinds.add((bool(prompt.points), prompt.box is not None, prompt.mask is not None))
-        for (x, y), label in zip(prompt.points, prompt.labels, strict=True):
-            assert mask[int(y), int(x)] == label
-        left, top, right, bottom = jittered_box(mask, rng)
-        assert left < right
-        assert top < bottom
-        assert degraded(mask, rng).any()
-    assert kinds >= {(True, False, False), (False, True, False), (True, False, True)}
-
-
-def test_an_answer_without_error_gets_no_click() -> None:
-    mask = disc(20, 20, 10, 10, 5)
-    prompt = with_click(Prompt([(10, 10)], [1]), mask, mask, np.ones_like(mask), np.random.default_rng(0))
-    assert (prompt.points, prompt.labels) == (((10, 10),), (1,))
-    assert prompt.mask is mask
 
 
 def test_mobilesam_learns_and_stays_mobilesam(tmp_path: Path) -> None:
