@@ -127,7 +127,7 @@ def example_loss(
         rng: Decides which prompt it is, and how often it was corrected.
     """
     prompt = first_prompt(truth, valid, rng)
-    for _ in range(int(rng.integers(MORE_CLICKS + 1))):
+    for _ in range(int(rng.choice(len(MORE_CLICKS), p=MORE_CLICKS))):
         with torch.no_grad():
             logits, ious = model.answer(embeddings, _asked(prompt, frame, truth))
             answer = frame.to_view(logits[ious.argmax()][None])[0, : truth.shape[0], : truth.shape[1]] > 0
