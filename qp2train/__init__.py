@@ -38,6 +38,7 @@ _HOME = {
     "import_png": "qp2train.sampling.export",
     "iter_geojson": "qp2train.qupath.geojson",
     "load_model": "qp2train.learn.models",
+    "load_sam": "qp2train.refine.samload",
     "open_channels": "qp2train.slides",
     "open_slide": "qp2train.slides",
     "paint": "qp2train.sampling.mask",
@@ -48,6 +49,7 @@ _HOME = {
     "sample_patches": "qp2train.sampling.plan",
     "tiles": "qp2train.infer.tiles",
     "tissue_regions": "qp2train.slides.tissue",
+    "tune_sam": "qp2train.refine.samtune",
     "vectorise": "qp2train.infer.vectorise",
     "write_geojson": "qp2train.qupath.geojson",
 }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -62,8 +64,12 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_target(folder: Path) -> None:
+def check_target(folder: Path, *, own: Collection[str] = (CARD, WEIGHTS, README)) -> None:
     """Refuse a place where a model would replace anything else than a model.
+
+    Args:
+        folder: The place.
+        own: Names of the files that such a model consists of.
 
     Raises:
         ModelError: It is a file, a folder that holds other things too, or has no name of its own.
@@ -74,12 +80,32 @@ def check_target(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise ModelError(f"{folder} is a file: a model is a folder, so name another place")
-    others = sorted(p.name for p in folder.iterdir() if p.name not in (CARD, WEIGHTS, README) or p.is_dir())
+    others = sorted(p.name for p in folder.iterdir() if p.name not in own or p.is_dir())
     if others:
         raise ModelError(
             f"{folder} holds more than a model ({', '.join(others[:3])}), all of which saving would delete: name a new "
             f"folder, such as {folder / 'model'}"
         )
+
+
+def replace_folder(new: Path, folder: Path) -> Path:
+    """Put a folder that was written completely into the place of an older one, which is deleted afterwards.
+
+    Returns:
+        The place. If it cannot be taken, the older one is back there.
+    """
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    try:
+        os.replace(new, folder)
+    except OSError:
+        if old.exists():
+            os.replace(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    return folder
 
 
 def _in_zip(path: Path) -> ModelFiles:

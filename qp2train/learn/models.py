@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +22,7 @@ from qp2train.errors import LabelError, ModelError
 from qp2train.learn.classification import Classification, ClassificationNet
 from qp2train.learn.foundation import foundation_of
 from qp2train.learn.lora import merged_state
-from qp2train.learn.modelfiles import CARD, WEIGHTS, check_target, file_digest, open_model
+from qp2train.learn.modelfiles import CARD, WEIGHTS, check_target, file_digest, open_model, replace_folder
 from qp2train.learn.normalisation import checked
 from qp2train.learn.prompted import Prompted, PromptedNet
 from qp2train.learn.segmentation import Segmentation, SegmentationNet
@@ -117,18 +116,7 @@ class Model:
         save_file(_tensors(self.net), new / WEIGHTS)
         card["weights_sha256"] = file_digest(new / WEIGHTS)
         (new / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False), encoding="utf-8")
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            os.replace(folder, old)
-        try:
-            os.replace(new, folder)
-        except OSError:
-            if old.exists():
-                os.replace(old, folder)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-        return folder
+        return replace_folder(new, folder)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
