@@ -63,7 +63,7 @@ nuclei: $(INSTALLED)
 	$(BIN)/python benchmarks/nuclei.py $(DATA) --out runs/nuclei
 
 refine: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/refine.py $(DATA)
+	$(BIN)/python benchmarks/refine.py $(DATA) --out runs/refine
 
 qupath: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/qupath.py

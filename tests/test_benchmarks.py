@@ -114,14 +114,17 @@ def test_clicks_are_counted_inside_the_annotated_fields(tmp_path: Path) -> None:
         Annotation(shapely.box(60, 60, 140, 140), "Benign gland"),
         Annotation(shapely.box(0, 0, 150, 200), "Region*"),
     )
-    project.add_image(slide, width=300, height=200, mpp=1.0, annotations=[field, gland])
+    project.add_image(slide, width=300, height=200, mpp=1.0, metadata={"patient": "p01"}, annotations=[field, gland])
+    settings = ["--fallback", "--patients", "p01", "--set", "sample.mpp=1.0", "--out", str(tmp_path / "out")]
     done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "refine.py"), str(tmp_path)], capture_output=True, text=True, check=False
+        [sys.executable, str(BENCHMARKS / "refine.py"), str(tmp_path), *settings],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "1 glands of 1 patients, colour-fallback, seed 0" in done.stdout
-    (nothing,) = (line.split() for line in done.stdout.splitlines() if line.startswith("from nothing"))
-    before, after_one = float(nothing[2]), float(nothing[3])
-    assert before == 0
-    assert after_one > 0.85
-    assert nothing[-1] == "0.00"
+    (one,) = (line.split() for line in done.stdout.splitlines() if line.startswith("p01"))
+    assert one[1] == "1"
+    assert float(one[2]) > 0.85
+    assert "all 1 glands of 1 patients" in done.stdout
+    assert "NoC@85 ≤ 4 reached" in done.stdout

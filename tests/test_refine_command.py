@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from qp2train import cli
 from qp2train.core.annotation import Annotation
+from qp2train.errors import PromptError
 from qp2train.qupath.javanodes import JString
 from qp2train.qupath.pathobject import walk
 from qp2train.qupath.project import Project
@@ -64,6 +65,13 @@ def test_without_write_it_only_says_what_it_would_do(project: Project) -> None:
     assert "a.tiff: 2 outlined" in said
     assert "nothing was written: add --write" in said
     assert {f: f.read_bytes() for f in project.path.rglob("*") if f.is_file()} == before
+
+
+def test_a_model_that_is_none_is_named_before_anything_is_done(project: Project, tmp_path: Path) -> None:
+    with pytest.raises(PromptError, match="there is no model at"):
+        CliRunner().invoke(
+            cli.app, ["refine", str(project.path), "--model", str(tmp_path / "gone")], catch_exceptions=False
+        )
 
 
 def test_clicks_boxes_and_rough_outlines_become_outlines_beside_them(project: Project) -> None:

@@ -115,23 +115,35 @@ def refine(
     class_name: Annotated[
         str | None, typer.Option("--class", help="Of objects whose prompt does not say it, as 'Prompt+: Gland' does.")
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="What answers: a run with 'task: prompted', or a SAM's folder or checkpoint."),
+    ] = None,
     write: Annotated[bool, typer.Option("--write", help="Write the outlines into the project.")] = False,
     image: Annotated[list[str] | None, typer.Option(help="Only this image (id or name); may be repeated.")] = None,
     image_root: Roots = None,
 ) -> None:
     """Outline what is prompted in a project: points [bold]Prompt+[/] and [bold]Prompt-[/], boxes [bold]Prompt box[/].
 
-    What you drew stays; refining again replaces what was refined before. So far colours alone answer.
+    What you drew stays; refining again replaces what was refined before. Without a model colours alone answer.
     """
     from qp2train import runs
     from qp2train.qupath.open import open_project
+    from qp2train.refine.load import load_prompt_model
 
     opened = open_project(project, image_roots=image_root or [])
     chosen: list[ImageEntry | FolderEntry] = [opened[i] for i in image] if image else [*opened]
     failed, sources = 0, set[str]()
+    answering = None if model is None else load_prompt_model(model)
     with progress("images") as update:
         for outcome in runs.refine_project(
-            opened, entries=chosen, write=write, outlines=from_ or [], class_name=class_name, progress=update
+            opened,
+            model=answering,
+            entries=chosen,
+            write=write,
+            outlines=from_ or [],
+            class_name=class_name,
+            progress=update,
         ):
             if outcome.report is None:
                 failed += 1
