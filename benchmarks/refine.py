@@ -66,9 +66,7 @@ def main() -> int:
     project = qp.Project(asked.data / "project", image_roots=[asked.data / "slides"])
     table = qp.sample_patches(list(project), GLANDS, seed=asked.seed, **arguments["sample"])
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(
-        f"{'patient':8} {'glands':>6} {'IoU@1':>6} {'@3':>6} {'@5':>6} {'NoC@85':>7} {'@90':>6} {'never':>6} trained"
-    )
+    print(f"{'patient':8} {'glands':>6} {'IoU@1':>6} {'@3':>6} {'@5':>6} {'NoC@85':>7} {'@90':>6} {'never':>6} trained")
     found, compared = list[qp.PromptEvaluation](), list[tuple[list[float], list[float]]]()
     for patient in asked.patients.split(","):
         held = {ref.entry for ref in table.slides.values() if ref.metadata["patient"] == patient}

@@ -27,8 +27,10 @@ from qp2train.cli.options import (
 from qp2train.cli.show import console, print_counts, print_frame, progress, say
 
 if TYPE_CHECKING:
+    from qp2train.infer.evaluation import Evaluation
     from qp2train.qupath.entry import ImageEntry
     from qp2train.qupath.folder import FolderEntry
+    from qp2train.refine.evaluation import PromptEvaluation
 
 
 @app.command(epilog="Example: [bold]qp2train sample recipe.yaml --out patches.parquet --preview patches.png[/]")
@@ -112,7 +114,7 @@ def train(recipe: RecipeArgument, set_: Set = None) -> None:
     console.print(f"model [bold]{escape(model.id)}[/] in {escape(str(asked.out))}", soft_wrap=True)
     held_out = [split for split in ("val", "test") if (table.rows["split"] == split).any()]
     for split in held_out:
-        print_frame(runs.evaluate_run(asked.out, split).table(), f"Dice, {split}")
+        _print_scores(runs.evaluate_run(asked.out, split), split)
     if held_out:
         say(f"report: {write_report(asked.out, split=held_out[-1])}")
 
@@ -121,10 +123,10 @@ def train(recipe: RecipeArgument, set_: Set = None) -> None:
 def evaluate(
     run: RunArgument, split: Annotated[str, typer.Option(help="Which patches: train, val or test.")] = "test"
 ) -> None:
-    """Score a run's model on its held-out patches: Dice per class and patient."""
+    """Score a run's model on its held-out patches: Dice per class and patient; of prompts, how many clicks it takes."""
     from qp2train import runs
 
-    print_frame(runs.evaluate_run(run, split).table(), f"Dice, {split}")
+    _print_scores(runs.evaluate_run(run, split), split)
 
 
 @app.command(epilog="Example: [bold]qp2train crossval recipe.yaml --folds 5[/]")
@@ -139,7 +141,6 @@ def crossval(
     """
     from qp2train.crossval import POOLED
     from qp2train.crossval import crossval as run_folds
-    from qp2train.infer.evaluation import Evaluation
     from qp2train.recipe import load_recipe
     from qp2train.reporting import write_report
 
@@ -282,3 +283,7 @@ def demo(
 
     for line in run_demo(out, seed=seed):
         say(line)
+
+
+def _print_scores(found: Evaluation | PromptEvaluation, split: str) -> None:
+    print_frame(found.table(), f"{found.title}, {split}")

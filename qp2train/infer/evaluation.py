@@ -78,6 +78,9 @@ class Evaluation:
     boundaries: Floats
     objects: Floats
 
+    # What the table is of.
+    title = "Dice"
+
     @cached_property
     def patients(self) -> tuple[str, ...]:
         """The patients (or slides, where the table knows no patients), sorted."""

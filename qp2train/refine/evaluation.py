@@ -59,6 +59,9 @@ class PromptEvaluation:
     objects: pd.DataFrame
     curves: Mapping[str, NDArray[np.float64]]
 
+    # What the table is of.
+    title = "Clicks on objects"
+
     def table(self) -> pd.DataFrame:
         """Scores (columns) of each way to begin (rows)."""
         pooled = self.to_dict()["pooled"]
