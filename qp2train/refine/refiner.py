@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from shapely.geometry.base import BaseGeometry
 
@@ -14,8 +15,11 @@ from qp2train.core.geometry import Box
 from qp2train.errors import PromptError
 from qp2train.refine.fallback import ColourModel
 from qp2train.refine.outline import mask_of, outline_of
-from qp2train.refine.prompts import EncodedView, Prompt, PromptModel
+from qp2train.refine.prompts import EncodedView, Pixels, Prompt, PromptModel
 from qp2train.slides import Slide
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # The measurement that says how well the model thinks it has understood.
 PREDICTED_IOU = "Predicted IoU"
@@ -23,8 +27,22 @@ PREDICTED_IOU = "Predicted IoU"
 PROMPT_KEY = "qp2train prompt"
 
 
+@dataclass(frozen=True, eq=False)
+class _Region:
+    """What is looked at: its place on the slide, its picture, and what the model made of that."""
+
+    box: Box
+    picture: Pixels
+    view: EncodedView
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the picture."""
+        return self.picture.shape[1], self.picture.shape[0]
+
+
 @dataclass(frozen=True)
-class _Step:
+class Step:
     """What was asked, in slide coordinates, and what was answered."""
 
     points: tuple[tuple[float, float], ...]
@@ -53,8 +71,8 @@ class Refiner:
             raise PromptError(f"view_px must be at least 1, not {view_px}")
         self.model: PromptModel = ColourModel() if model is None else model
         self.view_px = view_px
-        self._region: tuple[EncodedView, Box, tuple[int, int]] | None = None
-        self._steps: list[_Step] = []
+        self._region: _Region | None = None
+        self._steps: list[Step] = []
 
     def set_region(self, slide: Slide, box: Box) -> None:
         """Look at a region; earlier steps are forgotten.
@@ -73,7 +91,8 @@ class Refiner:
             raise PromptError(f"the region {asked} is empty or beyond the slide of {slide.size[0]}×{slide.size[1]} px")
         scale = max(1.0, max(box.width, box.height) / self.view_px)
         size = max(1, round(box.width / scale)), max(1, round(box.height / scale))
-        self._region = self.model.encode(slide.read(box, size)), box, size
+        picture = slide.read(box, size)
+        self._region = _Region(box, picture, self.model.encode(picture))
         self._steps = []
 
     def predict(
@@ -101,7 +120,8 @@ class Refiner:
         Raises:
             PromptError: No region is set, or the prompt is none.
         """
-        view, region, size = self._looked_at()
+        looked_at = self._looked_at()
+        region, size = looked_at.box, looked_at.size
         sx, sy = size[0] / region.width, size[1] / region.height
         prompt = Prompt(
             [((x - region.x) * sx, (y - region.y) * sy) for x, y in points],
@@ -128,10 +148,10 @@ class Refiner:
                 measurements={PREDICTED_IOU: round(candidate.iou, 4)},
                 metadata={PROMPT_KEY: kept},
             )
-            for candidate in view.predict(prompt)
+            for candidate in looked_at.view.predict(prompt)
             if candidate.mask.any()
         ]
-        self._steps.append(_Step(tuple(clicks), tuple(prompt.labels), box, class_name, found))
+        self._steps.append(Step(tuple(clicks), tuple(prompt.labels), box, class_name, found))
         return found
 
     def click(self, x: float, y: float, *, belongs: bool = True) -> list[Annotation]:
@@ -145,7 +165,7 @@ class Refiner:
         Raises:
             PromptError: No region is set, or a number is not finite.
         """
-        last = self._steps[-1] if self._steps else _Step((), (), None, None, [])
+        last = self.last
         return self.predict(
             points=[*last.points, (x, y)],
             labels=[*last.labels, int(belongs)],
@@ -162,9 +182,40 @@ class Refiner:
         """
         if self._steps:
             self._steps.pop()
-        return self._steps[-1].found if self._steps else []
+        return self.last.found
 
-    def _looked_at(self) -> tuple[EncodedView, Box, tuple[int, int]]:
+    def show(self, *, size: float = 7.0) -> Figure:
+        """The region with the clicks, the box and the best outline of the last step.
+
+        In a notebook with `%matplotlib widget` (ipympl) it is live: a left click belongs to the object, a right click
+        does not, the key "u" undoes. Elsewhere it is a picture; call it again after the next click.
+
+        Args:
+            size: Of the longer side, in inches.
+
+        Raises:
+            PromptError: No region is set.
+        """
+        from qp2train.refine.show import shown  # matplotlib takes a second
+
+        return shown(self, size=size)
+
+    @property
+    def seen(self) -> tuple[Box, Pixels]:
+        """The region on the slide, and its picture (H, W, 3) uint8.
+
+        Raises:
+            PromptError: No region is set.
+        """
+        looked_at = self._looked_at()
+        return looked_at.box, looked_at.picture
+
+    @property
+    def last(self) -> Step:
+        """What was asked last, and what was answered; nothing if there is none."""
+        return self._steps[-1] if self._steps else Step((), (), None, None, [])
+
+    def _looked_at(self) -> _Region:
         if self._region is None:
             raise PromptError("no region is set: call set_region(slide, box) first")
         return self._region
