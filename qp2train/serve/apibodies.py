@@ -101,8 +101,8 @@ class Said(BaseModel):
     objectType: Literal["annotation"] = "annotation"
     name: Text | None = None
     classification: dict[str, Any] | None = None
-    measurements: dict[Text, Annotated[float, Field(allow_inf_nan=False)]] = Field({}, max_length=100)
-    metadata: dict[Text, str] = Field({}, max_length=100)
+    measurements: dict[Text, Annotated[float, Field(allow_inf_nan=False)]] = Field(default={}, max_length=100)
+    metadata: dict[Text, str] = Field(default={}, max_length=100)
 
     @property
     def class_name(self) -> str | None:
@@ -119,7 +119,7 @@ class Feature(BaseModel):
     type: Literal["Feature"] = "Feature"
     id: str = Field(default_factory=lambda: str(uuid.uuid4()), description="Kept when it is saved.")
     geometry: Geometry
-    properties: Said = Field(default_factory=Said)
+    properties: Said = Said()
 
     def annotation(self) -> Annotation:
         """As an object of a project.
