@@ -277,8 +277,9 @@ def test_real_colours_are_outlined_by_the_fallback(address: str) -> None:
     picture[40:80, 50:110] = (110, 60, 140)
     asked = {"type": "vit_b", "b64img": png(picture), "point_coords": [[5, 5], [80, 60]], "point_labels": [0, 1]}
     (feature,) = found(httpx.post(f"{address}/sam/", json={**asked, "checkpoint_url": "run:colours"}, timeout=30))
-    outline, truth = shape(feature["geometry"]), shape(
-        {"type": "Polygon", "coordinates": [[[50, 40], [110, 40], [110, 80], [50, 80], [50, 40]]]}
+    outline, truth = (
+        shape(feature["geometry"]),
+        shape({"type": "Polygon", "coordinates": [[[50, 40], [110, 40], [110, 80], [50, 80], [50, 40]]]}),
     )
     assert outline.intersection(truth).area / outline.union(truth).area > 0.9
     assert 0 < feature["properties"]["quality"] <= 1
