@@ -39,7 +39,9 @@ def api_router(
             raise HTTPException(404, "this server was started without a project: qp2train serve --project PROJECT")
         return project
 
-    def side(asked: int) -> int:
+    def side(asked: int | None) -> int:
+        if asked is None:
+            return min(_SHOWN_PX, settings.region_px)
         if asked > settings.region_px:
             raise HTTPException(413, f"a view's longest side is {settings.region_px} px at most, not {asked}")
         return asked
@@ -73,7 +75,7 @@ def api_router(
         y: float | None = None,
         width: float | None = None,
         height: float | None = None,
-        max_px: Annotated[int, Query(ge=1, description="Longest side of the picture.")] = _SHOWN_PX,
+        max_px: Annotated[int | None, Query(ge=1, description="Longest side; null = 1024, or the limit.")] = None,
     ) -> Response:
         """A region of a slide as a picture, never enlarged."""
         at, longest, box = served_project(), side(max_px), _box(x, y, width, height)

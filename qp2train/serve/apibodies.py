@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import orjson
 import shapely
 from pydantic import BaseModel, ConfigDict, Field
@@ -81,7 +80,7 @@ class PredictBody(BaseModel):
     box: Region | None = Field(None, description="Round the object.")
     mask: Geometry | None = Field(None, description="The object as it was outlined so far, a GeoJSON geometry.")
     class_name: Text | None = Field(None, description="The class that the answer gets.", examples=["Gland"])
-    view_px: int = Field(1024, ge=1, description="Longest side of what the model looks at.")
+    view_px: int | None = Field(None, ge=1, description="Longest side of what the model looks at; null = 1024.")
     all: bool = Field(False, description="All that the prompt may mean, not only the best answer.")
 
     def outline(self) -> shapely.Polygon | shapely.MultiPolygon | None:
@@ -132,8 +131,6 @@ class Feature(BaseModel):
                 f"an object's id is a UUID in small letters, not {self.id[:100]!r}; leave it out for a new one"
             )
         geometry = geometry_of(self.geometry)
-        if geometry.is_empty:
-            raise PromptError(f"the object {self.id} has no area")
         said = self.properties
         return Annotation(
             geometry,
@@ -185,11 +182,13 @@ def geometry_of(given: dict[str, Any]) -> shapely.Polygon | shapely.MultiPolygon
     """The area of a GeoJSON geometry.
 
     Raises:
-        PromptError: It is none.
+        PromptError: It is none, or a line or points.
     """
     try:
         (geometry,), _ = read_shapes([given])
     except ShapeError as error:
         raise PromptError(f"the geometry is not understood: {error}") from error
-    with np.errstate(all="ignore"):
-        return areal(geometry)
+    area = areal(geometry)
+    if area.is_empty:
+        raise PromptError("the geometry has no area: it must be a Polygon or MultiPolygon")
+    return area
