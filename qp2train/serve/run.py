@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Callable, Iterable
 from os import PathLike
@@ -66,21 +67,36 @@ def run_server(
         limit_concurrency=_CONNECTIONS,
         proxy_headers=False,
     )
-    with contextlib.closing(_listening(limits.host, limits.port)) as listening:
+    with contextlib.closing(listen_on(limits.host, limits.port)) as listening:
         if ready is not None:
             ready(_address(listening, limits), models)
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn has stopped by then, and tells whoever called it
             uvicorn.Server(config).run(sockets=[listening])
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listen_on(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 = any free one.
+
+    Raises:
+        ServeError: The address is taken, or not this computer's.
+    """
     try:
-        family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        # Named as TCP: else asyncio does not send at once, and every answer waits 40 ms for the client's receipt.
+        listening = socket.socket(family, kind, socket.IPPROTO_TCP)
+        try:
+            if os.name == "posix":  # on Windows it would share the port with whoever has it
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(_CONNECTIONS)
+        except OSError:
+            listening.close()
+            raise
     except OSError as error:
         raise ServeError(
             f"cannot listen on {host}:{port}: {error.strerror or error}. Give another --port or --host"
         ) from error
+    return listening
 
 
 def _address(listening: socket.socket, settings: Settings) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import shapely
 from fastapi import HTTPException
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,7 +18,7 @@ from qp2train.core.geometry import Box
 from qp2train.qupath.geojsonshape import to_geojson
 from qp2train.qupath.qpdata import SOURCE_KEY
 from qp2train.refine.outline import outline_of
-from qp2train.refine.prompts import Candidate, Prompt
+from qp2train.refine.prompts import BitMask, Candidate, Prompt
 from qp2train.serve.automask import Grid, Output
 from qp2train.serve.images import read_mask
 from qp2train.serve.models import SamType, Served
@@ -156,7 +157,7 @@ class Properties(BaseModel):
     """What the extension takes over besides the outline; `quality` becomes the measurement "SAM Quality"."""
 
     label: str
-    quality: float | None
+    quality: float | None = None
     sam_model: str
     metadata: dict[str, str]
 
@@ -174,10 +175,10 @@ def features(candidates: Iterable[Candidate], served: Served) -> list[dict[str, 
     return [
         {
             "type": "Feature",
-            "geometry": to_geojson(outline_of(c.mask, Box(0, 0, c.mask.shape[1], c.mask.shape[0]))),
+            "geometry": to_geojson(_outline(c.mask)),
             "properties": {
                 "label": "object",
-                "quality": round(float(c.iou), 4) if math.isfinite(c.iou) else None,
+                **({"quality": round(float(c.iou), 4)} if math.isfinite(c.iou) else {}),
                 "sam_model": served.id,
                 "metadata": {SOURCE_KEY: served.source},
             },
@@ -185,3 +186,10 @@ def features(candidates: Iterable[Candidate], served: Served) -> list[dict[str, 
         for c in candidates
         if np.any(c.mask)
     ]
+
+
+def _outline(mask: BitMask) -> shapely.Polygon | shapely.MultiPolygon:
+    """Of the mask's own box alone: of a small object on a large view it takes a tenth of the time."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    return outline_of(np.ascontiguousarray(mask[top:bottom, left:right]), Box(left, top, right - left, bottom - top))

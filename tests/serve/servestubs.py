@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
-import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from qp2train.refine.prompts import BitMask, Candidate, Prompt
+from qp2train.serve.run import listen_on
 
 
 class StubView:
@@ -82,7 +82,7 @@ def blank(height: int = 40, width: int = 60, value: int = 200) -> str:
 @contextlib.contextmanager
 def listening(app: FastAPI) -> Iterator[str]:
     """A live server on a free port of this computer; its base address."""
-    with socket.create_server(("127.0.0.1", 0)) as open_socket:
+    with listen_on("127.0.0.1", 0) as open_socket:
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", ws="none"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [open_socket]}, daemon=True)
         thread.start()

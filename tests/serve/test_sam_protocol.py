@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import httpx
 import numpy as np
 import pytest
-from servestubs import StubModel, b64, blank, file_of, listening, png
 from PIL import Image
+from servestubs import StubModel, b64, blank, file_of, listening, png
 from shapely.geometry import shape
 
 from qp2train import __version__
