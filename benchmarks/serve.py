@@ -2,8 +2,8 @@
 
     python benchmarks/serve.py [--clients 50] [--seconds 60] [--round-trips 30]
 
-1. Round trip: a noisy view of 1500×900 pixels, as QuPath's SAM extension sends it, in full with each click; a model that
-   takes no time answers with a disc of 100 pixels. So all of the time is the server's: JSON, base64, PNG, hash, outline.
+1. Round trip: a noisy view of 1500×900 pixels, as QuPath's SAM extension sends it, in full with each click; a model
+   that takes no time answers with a disc. So all of the time is the server's: JSON, base64, PNG, hash, outline.
    "first" is an image that is new to the server, "again" one that it knows. Goal: at most 60 ms.
 2. Crowd: `--clients` clients ask for `--seconds` seconds, each on views of its own, a new one every ten clicks; the
    training-free fallback answers. Printed: answers, errors, the median and 99 % of the times, resident memory before

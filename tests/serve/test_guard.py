@@ -179,9 +179,18 @@ def test_a_body_that_never_ends_is_given_up(free: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/../pyproject.toml", "/page/../run.py", "/%2e%2e/app.py", "/..%2fapp.py", "/page.js/../../app.py", "//etc/passwd", "/run.py",
-     "/page/page.html", "/t/x/../../health"],
-)  # fmt: skip
+    [
+        "/../pyproject.toml",
+        "/page/../run.py",
+        "/%2e%2e/app.py",
+        "/..%2fapp.py",
+        "/page.js/../../app.py",
+        "//etc/passwd",
+        "/run.py",
+        "/page/page.html",
+        "/t/x/../../health",
+    ],
+)
 def test_only_the_pages_own_files_are_given_out(free: str, path: str) -> None:
     with connected(free) as connection:
         connection.request("GET", path)

@@ -1,4 +1,4 @@
-"""A client of QuPath's SAM extension, written from the protocol alone, on a live server: every endpoint, exact shapes."""
+"""A client like QuPath's SAM extension, written from the protocol alone, on a live server: every endpoint."""
 
 from __future__ import annotations
 
