@@ -7,7 +7,7 @@ DATA ?= ../shared/data/glas
 OUT ?= runs/glas
 GROOVY := $(abspath $(VENV))/groovy.jar
 
-.PHONY: demo test lint unit notebooks glas glas-official nuclei refine qupath reading sampling training fuzz kill bench clean help
+.PHONY: demo test lint unit notebooks glas glas-official nuclei refine qupath reading sampling training serve-bench fuzz kill bench clean help
 
 help:
 	@echo "make demo       the main job on the sample project (3 minutes after the install)"
@@ -18,6 +18,7 @@ help:
 	@echo "make qupath     QuPath's files at size, against paquo (where there is one) and the geojson package"
 	@echo "make reading    patches beside openslide-python; make sampling: 100,000 patches from a million annotations"
 	@echo "make training   steps per second with patches read from a slide, beside patches held in memory"
+	@echo "make serve-bench   what the server costs beside a model, and 50 clients at once"
 	@echo "make fuzz       100,000 damaged files; make kill: 200 killed write-backs"
 	@echo "make bench      all of these"
 
@@ -76,6 +77,9 @@ sampling: $(INSTALLED)
 
 training: $(INSTALLED)
 	$(BIN)/python benchmarks/training.py
+
+serve-bench: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/serve.py
 
 fuzz: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --inputs 100000 --processes 2 --out runs/fuzz

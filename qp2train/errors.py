@@ -18,7 +18,8 @@ Each message names the value that was wrong and what to do about it.
     ├── ModelError                    a model folder that cannot be loaded or used
     ├── ResumeError                   a checkpoint that training cannot go on from
     ├── EvaluationError               evaluations that cannot be read, put together or compared
-    └── PromptError                   clicks, boxes or masks that no prompted model can take
+    ├── PromptError                   clicks, boxes or masks that no prompted model can take
+    └── ServeError                    a server that cannot be started as asked
 """
 
 from __future__ import annotations
@@ -90,3 +91,7 @@ class EvaluationError(Qp2trainError, ValueError):
 
 class PromptError(Qp2trainError, ValueError):
     """Clicks, boxes or masks that no prompted model can take."""
+
+
+class ServeError(Qp2trainError, ValueError):
+    """A server that cannot be started: a package is missing, the port is taken, or it would be open to everyone."""

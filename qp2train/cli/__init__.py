@@ -8,7 +8,7 @@ import sys
 from rich.console import Console
 from rich.markup import escape
 
-from qp2train.cli import projects, recipes
+from qp2train.cli import projects, recipes, serving
 from qp2train.cli.app import app
 from qp2train.cli.show import console
 from qp2train.errors import Qp2trainError
@@ -37,4 +37,4 @@ def main() -> None:
         raise
 
 
-__all__ = ["app", "console", "main", "projects", "recipes"]
+__all__ = ["app", "console", "main", "projects", "recipes", "serving"]
