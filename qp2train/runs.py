@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,13 @@ from qp2train.qupath.writereport import Mode, WriteReport
 from qp2train.recipe import NETWORKS, Recipe, checked_arguments, override, read_yaml
 from qp2train.refine.evaluation import PromptEvaluation, evaluate_prompts
 from qp2train.refine.fallback import ColourModel
-from qp2train.refine.onslide import refine_slide
+from qp2train.refine.onslide import CORRECTS_KEY, refine_slide
 from qp2train.refine.prompts import PromptModel
 from qp2train.sampling.images import Progress
 from qp2train.sampling.leakage import check_leakage
 from qp2train.sampling.patchtiles import PATCH_SOURCE, patch_tiles
 from qp2train.sampling.plan import sample_patches
+from qp2train.slides import Slide
 from qp2train.slides.tissue import tissue_regions
 
 log = logging.getLogger(__name__)
@@ -317,7 +318,9 @@ def refine_project(
     entries: Iterable[ImageEntry | FolderEntry] | None = None,
     write: bool = False,
     outlines: Sequence[str] = (),
+    corrected: bool = False,
     class_name: str | None = None,
+    pictures: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Outcome]:
     """Outline what is prompted on a project's images, see `refine_slide`; what was drawn stays.
@@ -331,9 +334,17 @@ def refine_project(
         entries: Which images; None = all.
         write: Write into the project; otherwise the report says what would be written.
         outlines: Classes whose areas are rough outlines to be made better.
+        corrected: Also what models have written where a point corrects it, see `wishes`; the new outline takes the
+            place of the predicted one. Not for folders with GeoJSON.
         class_name: Of objects whose prompt does not say its class.
+        pictures: A folder for one picture per image: each object before and after.
         progress: Called with (image name, images done, images in all).
+
+    Raises:
+        ProjectError: `corrected`, and the project is a folder.
     """
+    if corrected and not isinstance(project, Project):
+        raise ProjectError(f"{project.path} is a folder of GeoJSON files: corrected= is for QuPath projects")
     answering: PromptModel = ColourModel() if model is None else model
     chosen = list(project if entries is None else entries)
     for done, entry in enumerate(chosen):
@@ -344,14 +355,34 @@ def refine_project(
             drawn = [a for a in entry.annotations() if a.source != answering.id]
             slide = entry.slide()
             try:
-                found = refine_slide(slide, drawn, model=answering, outlines=outlines, class_name=class_name)
+                found = refine_slide(
+                    slide, drawn, model=answering, outlines=outlines, corrected=corrected, class_name=class_name
+                )
+                if pictures is not None and found:
+                    _before_after(slide, found, Path(pictures) / f"{entry.id}-{Path(entry.name).stem}.png")
             finally:
                 slide.close()
             report = project.write(entry.id, found, source=answering.id, mode="replace" if write else "dry-run")
+            if write and corrected and isinstance(project, Project):  # the new ones are in before the old ones go
+                _take_out(project, entry.id, drawn, {a.metadata.get(CORRECTS_KEY) for a in found})
             yield Outcome(entry, found, report)
         except Qp2trainError as error:
             log.info("%s: %s", entry.name, error)  # the caller has it in the outcome
             yield Outcome(entry, error=error)
+
+
+def _take_out(project: Project, entry: str, drawn: Sequence[Annotation], ids: Container[str | None]) -> None:
+    """The predictions of these ids, of whatever model."""
+    gone = [a for a in drawn if a.source and a.id in ids]
+    for source in sorted({str(a.source) for a in gone}):
+        project.clear(source=source, entries=[entry], ids={a.id for a in gone if a.source == source})
+
+
+def _before_after(slide: Slide, found: Sequence[Annotation], file: Path) -> None:
+    from qp2train.refine.show import before_and_after  # matplotlib takes a second
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    before_and_after(slide, found).savefig(file, dpi=110)
 
 
 def _predicted(

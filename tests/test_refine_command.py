@@ -7,16 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shapely
+from PIL import Image
 from shapely.geometry.base import BaseGeometry
 from typer.testing import CliRunner
 
 from qp2train import cli
 from qp2train.core.annotation import Annotation
-from qp2train.errors import PromptError
+from qp2train.errors import ProjectError, PromptError
+from qp2train.qupath.folder import SlideFolder
 from qp2train.qupath.javanodes import JString
 from qp2train.qupath.pathobject import walk
 from qp2train.qupath.project import Project
 from qp2train.qupath.qpdata import load
+from qp2train.runs import refine_project
 from tests.fakes import write_pyramid
 
 PINK, PURPLE = (230, 180, 210), (110, 60, 140)
@@ -115,3 +118,75 @@ def test_an_image_that_fails_is_named_and_the_others_are_done(project: Project) 
     assert "gone.tiff" in said
     assert "1 of 2 images failed" in said
     assert len(refined(project)) == 2
+
+
+class TestCorrected:
+    """A model has outlined the discs: the first one too large, the second one wrongly, the third one well."""
+
+    PREDICTED = (
+        Annotation(DISCS[0].buffer(25), "Gland"),
+        Annotation(shapely.box(280, 120, 330, 280), "Gland"),
+        Annotation(DISCS[2], "Tumor"),
+    )
+
+    @pytest.fixture
+    def predicted(self, tmp_path: Path, project: Project) -> Project:
+        other = Project.create(tmp_path / "predicted")
+        slide = next(e for e in project if e.name == "a.tiff").path
+        clicks = [
+            Annotation(shapely.Point(120, 268), "Prompt-"),  # in the first one's rim
+            Annotation(shapely.MultiPoint([(355, 200)]), "Prompt+"),  # just beside the second one, in its disc
+        ]
+        entry = other.add_image(slide, width=640, height=400, mpp=1.0, annotations=clicks)
+        other.write(entry, self.PREDICTED, source="glands-1")
+        return Project(other.path)
+
+    def of(self, project: Project, source: str) -> list[Annotation]:
+        return [a for a in drawn(project) if a.source == source]
+
+    def test_predictions_with_a_point_give_way_to_better_ones_and_the_others_stay(self, predicted: Project) -> None:
+        code, said = call("refine", str(predicted.path), "--corrected", "--write")
+        assert code == 0, said
+        assert [a.id for a in self.of(predicted, "glands-1")] == [self.PREDICTED[2].id]
+        found = sorted(self.of(predicted, "colour-fallback"), key=lambda a: a.geometry.bounds)
+        assert [a.class_name for a in found] == ["Gland", "Gland"]
+        assert [a.metadata["qp2train corrects"] for a in found] == [a.id for a in self.PREDICTED[:2]]
+        for after, before, disc in zip(found, self.PREDICTED, DISCS, strict=False):
+            assert fit(after.geometry, disc) > fit(before.geometry, disc)
+        assert len([a for a in drawn(predicted) if a.source is None]) == 2  # the points
+
+    def test_without_write_nothing_is_taken_out(self, predicted: Project) -> None:
+        call("refine", str(predicted.path), "--corrected")
+        assert len(self.of(predicted, "glands-1")) == 3
+
+    def test_without_the_flag_the_point_asks_for_an_object_of_its_own(self, predicted: Project) -> None:
+        call("refine", str(predicted.path), "--write")
+        assert len(self.of(predicted, "glands-1")) == 3
+        (found,) = self.of(predicted, "colour-fallback")
+        assert "qp2train corrects" not in found.metadata
+
+    def test_a_folder_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "folder").mkdir()
+        write_pyramid(tmp_path / "folder" / "b.tiff", [np.zeros((64, 64, 3), np.uint8)], mpp=1.0)
+        with pytest.raises(ProjectError, match="for QuPath projects"):
+            next(refine_project(SlideFolder(tmp_path / "folder"), corrected=True))
+
+
+def test_pictures_show_every_object_before_and_after(project: Project, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    call("refine", str(project.path), "--image", "a.tiff", "--from", "Gland", "--pictures", str(pictures))
+    (file,) = pictures.iterdir()
+    assert file.name.endswith("-a.png")
+    height, width = np.asarray(Image.open(file)).shape[:2]
+    assert width > 2 * height  # three objects side by side
+
+
+def test_single_objects_of_a_source_can_be_cleared(project: Project) -> None:
+    entry = next(e for e in project if e.name == "a.tiff")
+    made = [Annotation(disc, "Gland") for disc in DISCS]
+    project.write(entry, made, source="glands-1")
+    (report,) = project.clear(source="glands-1", ids={made[0].id, made[2].id, ROUGH.id})
+    assert report.removed == 2
+    assert [a.id for a in drawn(project) if a.source] == [made[1].id]
+    assert ROUGH.id in {a.id for a in drawn(project)}  # another's object is none of this source
+    assert project.clear(source="glands-1", ids=set()) == []

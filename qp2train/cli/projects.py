@@ -112,6 +112,11 @@ def refine(
     from_: Annotated[
         list[str] | None, typer.Option("--from", help="Areas of this class are rough outlines; may be repeated.")
     ] = None,
+    corrected: Annotated[
+        bool,
+        typer.Option("--corrected", help="Predictions with a Prompt point are corrected, and give way to the answer."),
+    ] = False,
+    pictures: Annotated[Path | None, typer.Option(help="A folder for one picture per image, before and after.")] = None,
     class_name: Annotated[
         str | None, typer.Option("--class", help="Of objects whose prompt does not say it, as 'Prompt+: Gland' does.")
     ] = None,
@@ -142,7 +147,9 @@ def refine(
             entries=chosen,
             write=write,
             outlines=from_ or [],
+            corrected=corrected,
             class_name=class_name,
+            pictures=pictures,
             progress=update,
         ):
             if outcome.report is None:

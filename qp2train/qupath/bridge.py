@@ -7,7 +7,7 @@ own object wrappers are not used: they round vertices, flatten the hierarchy and
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,14 +107,21 @@ class PaquoStore:
         return self._update(entry, change, {**colors}, merge=merge, dry_run=mode == "dry-run"), in_file
 
     def clear(
-        self, entry: ImageEntry, *, source: str, edited: bool, merge: bool = False, dry_run: bool = False
+        self,
+        entry: ImageEntry,
+        *,
+        source: str,
+        edited: bool,
+        ids: Collection[str] | None = None,
+        merge: bool = False,
+        dry_run: bool = False,
     ) -> WriteReport | None:
         """As `entrydata.clear`; the file is QuPath's then, not byte for byte the one before the write."""
         if not entry.data_path.is_file():
             return None
 
         def change(tree: Hierarchy) -> WriteReport:
-            gone = remove_objects(tree, source, edited=edited)
+            gone = remove_objects(tree, source, edited=edited, ids=ids)
             return WriteReport(
                 "",
                 source,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -65,14 +65,20 @@ def write(
 
 
 def clear(
-    entry: ImageEntry, *, source: str, edited: bool, merge: bool = False, dry_run: bool = False
+    entry: ImageEntry,
+    *,
+    source: str,
+    edited: bool,
+    ids: Collection[str] | None = None,
+    merge: bool = False,
+    dry_run: bool = False,
 ) -> WriteReport | None:
     """Take a source's objects out of an entry; None if it holds none. See `Project.clear`."""
     if not entry.data_path.is_file():
         return None
 
     def change(tree: Hierarchy) -> WriteReport:
-        removal = remove_objects(tree, source, edited=edited)
+        removal = remove_objects(tree, source, edited=edited, ids=ids)
         return WriteReport(
             "",
             source,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -236,6 +236,7 @@ class Project:
         source: str,
         entries: Iterable[ImageEntry | str] | None = None,
         edited: bool = False,
+        ids: Collection[str] | None = None,
         merge: bool = False,
         dry_run: bool = False,
     ) -> list[WriteReport]:
@@ -245,6 +246,7 @@ class Project:
             source: The model's id.
             entries: Entries or ids; None = all.
             edited: Take out what a human has edited, too.
+            ids: Only objects with these ids; None = all of the source's.
             merge: Also from entries that changed since they were read.
             dry_run: Only report.
 
@@ -255,7 +257,7 @@ class Project:
             EntryChangedError, QuPathFormatError: As `write`. Entries before the failing one are cleared.
         """
         chosen = self._entries if entries is None else [self._own(entry) for entry in entries]
-        how = {"edited": edited, "merge": merge, "dry_run": dry_run}
+        how: dict[str, Any] = {"edited": edited, "ids": ids, "merge": merge, "dry_run": dry_run}
         reports = [self._store.clear(entry, source=source, **how) for entry in chosen]
         found = [report for report in reports if report is not None]
         for report in found:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, Protocol
 
 from qp2train.core.annotation import Annotation
@@ -29,7 +29,14 @@ class Store(Protocol):
     ) -> tuple[WriteReport, dict[str, Rgb]]: ...
 
     def clear(
-        self, entry: ImageEntry, *, source: str, edited: bool, merge: bool = False, dry_run: bool = False
+        self,
+        entry: ImageEntry,
+        *,
+        source: str,
+        edited: bool,
+        ids: Collection[str] | None = None,
+        merge: bool = False,
+        dry_run: bool = False,
     ) -> WriteReport | None: ...
 
 

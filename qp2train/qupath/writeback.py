@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qp2train.core.annotation import Annotation
@@ -121,8 +121,12 @@ def write_objects(
     )
 
 
-def remove_objects(data: QpData | Hierarchy, source: str, *, edited: bool = False) -> Removal:
+def remove_objects(
+    data: QpData | Hierarchy, source: str, *, edited: bool = False, ids: Collection[str] | None = None
+) -> Removal:
     """Change `data` in place: take out the objects of `source` that no human has edited since (or all, if `edited`).
+
+    With `ids` only those of them.
 
     What lies under a removed object and is not removed itself moves up to where that object was.
     """
@@ -131,7 +135,7 @@ def remove_objects(data: QpData | Hierarchy, source: str, *, edited: bool = Fals
     result = Removal()
     gone: set[int] = set()
     for object_id, obj in objects:
-        if obj.kind is None or obj.metadata.get(SOURCE_KEY) != source:
+        if obj.kind is None or obj.metadata.get(SOURCE_KEY) != source or (ids is not None and object_id not in ids):
             continue
         written = obj.metadata.get(FINGERPRINT_KEY, "")
         if edited or not is_edited(obj, tree.classes):

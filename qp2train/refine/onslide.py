@@ -19,6 +19,8 @@ from qp2train.slides import Slide
 
 log = logging.getLogger(__name__)
 
+# The id of the model's own object that an answer takes the place of, in the answer's metadata.
+CORRECTS_KEY = "qp2train corrects"
 # How much is shown round an object, as a factor of its size.
 ROUND = 1.4
 
@@ -30,6 +32,7 @@ def refine_slide(
     model: PromptModel | None = None,
     outlines: Sequence[str] = (),
     prompted_only: bool = False,
+    corrected: bool = False,
     class_name: str | None = None,
     view_um: float = 200.0,
     view_px: int = 512,
@@ -43,6 +46,8 @@ def refine_slide(
         model: What answers; None = the training-free fallback.
         outlines: Classes whose areas are rough outlines to be made better.
         prompted_only: Leave out rough outlines without any point.
+        corrected: What models have written is a rough outline where a point corrects it, see `wishes`; the answer's
+            metadata name it ("qp2train corrects").
         class_name: Of objects whose prompt does not say its class.
         view_um: Side of what is shown round points alone.
         view_px: Longest side of what the model looks at.
@@ -58,14 +63,22 @@ def refine_slide(
     if not 0 < view_um < math.inf:
         raise PromptError(f"view_um must be a number above 0, not {view_um}")
     refiner, found = Refiner(model, view_px=view_px), list[Annotation]()
-    asked = wishes(annotations, outlines=outlines, prompted_only=prompted_only)
+    asked = wishes(annotations, outlines=outlines, prompted_only=prompted_only, corrected=corrected)
     for done, wish in enumerate(asked, start=1):
         best = _answered(refiner, slide, wish, view_um)
         if best is None:
             at = wish.extent.representative_point()
             log.warning("%s: nothing was found for the prompt at %.0f, %.0f", slide.name, at.x, at.y)
         else:
-            found.append(replace(best, class_name=wish.class_name or class_name, plane=wish.plane))
+            known = {} if wish.corrects is None else {CORRECTS_KEY: wish.corrects.id}
+            found.append(
+                replace(
+                    best,
+                    class_name=wish.class_name or class_name,
+                    plane=wish.plane,
+                    metadata={**best.metadata, **known},
+                )
+            )
         if progress is not None:
             progress(done, len(asked))
     return found

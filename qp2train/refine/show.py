@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
+import shapely
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 from shapely.geometry.base import BaseGeometry
 
+from qp2train.core.annotation import Annotation
+from qp2train.core.geometry import Box
 from qp2train.errors import PromptError
-from qp2train.refine.refiner import PREDICTED_IOU
+from qp2train.refine.refiner import PREDICTED_IOU, PROMPT_KEY
+from qp2train.slides import Slide
 
 if TYPE_CHECKING:
     from qp2train.refine.refiner import Refiner
 
 # Colours that are told apart by those who cannot tell red from green.
 OUTLINE, BELONGS, NOT = "#ffd500", "#0072b2", "#d55e00"
+# Of a picture among others.
+CELL_PX = 260
 LIVE = ("ipympl", "nbagg", "widget")
 
 
@@ -43,17 +52,46 @@ def shown(refiner: Refiner, *, size: float) -> Figure:
     return figure
 
 
+def before_and_after(slide: Slide, refined: Sequence[Annotation], *, most: int = 24, columns: int = 6) -> Figure:
+    """Each refined object with its prompt: what was drawn before, and the outline that came of it.
+
+    Args:
+        slide: Where they lie.
+        refined: Of `Refiner` or `refine_slide`: their prompts are in their metadata.
+        most: Of more, so many evenly through the list.
+        columns: Pictures per row.
+    """
+    chosen = [refined[i * len(refined) // most] for i in range(most)] if len(refined) > most else list(refined)
+    rows, columns = max(1, math.ceil(len(chosen) / columns)), max(1, min(columns, len(chosen)))
+    figure = Figure(figsize=(2.6 * columns, 2.8 * rows))
+    cells = np.asarray(figure.subplots(rows, columns, squeeze=False)).ravel()
+    for axes in cells:
+        axes.set_axis_off()
+    for axes, annotation in zip(cells, chosen, strict=False):
+        prompt = json.loads(annotation.metadata[PROMPT_KEY])
+        view = _box(prompt["region"])
+        scale = CELL_PX / max(view.width, view.height)
+        picture = slide.read(view, (max(1, round(view.width * scale)), max(1, round(view.height * scale))))
+        axes.imshow(picture, extent=(view.x, view.right, view.bottom, view.y))
+        if prompt.get("mask"):
+            axes.add_patch(PathPatch(_path(shapely.from_wkt(prompt["mask"])), fc="none", ec=NOT, lw=1.2, ls="--"))
+        _mark(axes, prompt["points"], prompt["labels"], _box(prompt["box"]) if prompt.get("box") else None)
+        axes.add_patch(PathPatch(_path(annotation.geometry), fc="none", ec=OUTLINE, lw=1.6))
+        axes.set_xlim(view.x, view.right)
+        axes.set_ylim(view.bottom, view.y)
+        said = annotation.class_name or "object"
+        axes.set_title(f"{said}, {annotation.measurements[PREDICTED_IOU]:.2f}", fontsize=8)
+    left_out = f"; {len(chosen)} of {len(refined)} are shown" if len(chosen) < len(refined) else ""
+    figure.suptitle(f"{slide.name}: prompt (dashed, blue) and outline (yellow), predicted IoU{left_out}", fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
 def _draw(axes: Any, refiner: Refiner) -> None:
     (box, picture), last = refiner.seen, refiner.last
     axes.clear()
     axes.imshow(picture, extent=(box.x, box.right, box.bottom, box.y))
-    for label, colour, marker in ((1, BELONGS, "o"), (0, NOT, "X")):
-        points = np.array([p for p, given in zip(last.points, last.labels, strict=True) if given == label])
-        if len(points):
-            axes.scatter(*points.T, c=colour, marker=marker, s=70, edgecolors="white", zorder=3)
-    if last.box is not None:
-        corner = last.box.x, last.box.y
-        axes.add_patch(Rectangle(corner, last.box.width, last.box.height, fill=False, ec=BELONGS, ls="--", lw=1.5))
+    _mark(axes, last.points, last.labels, last.box)
     if last.found:
         best = last.found[0]
         axes.add_patch(PathPatch(_path(best.geometry), fc="none", ec=OUTLINE, lw=2))
@@ -85,6 +123,20 @@ def _pressed(axes: Any, refiner: Refiner, event: Any) -> None:
         refiner.undo()
         _draw(axes, refiner)
         axes.figure.canvas.draw_idle()
+
+
+def _box(edges: Sequence[float]) -> Box:
+    left, top, right, bottom = edges
+    return Box(left, top, right - left, bottom - top)
+
+
+def _mark(axes: Any, points: Sequence[Sequence[float]], labels: Sequence[int], box: Box | None) -> None:
+    for label, colour, marker in ((1, BELONGS, "o"), (0, NOT, "X")):
+        given = np.array([p for p, said in zip(points, labels, strict=True) if said == label])
+        if len(given):
+            axes.scatter(*given.T, c=colour, marker=marker, s=70, edgecolors="white", zorder=3)
+    if box is not None:
+        axes.add_patch(Rectangle((box.x, box.y), box.width, box.height, fill=False, ec=BELONGS, ls="--", lw=1.5))
 
 
 def _path(geometry: BaseGeometry) -> Path:

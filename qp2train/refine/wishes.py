@@ -35,6 +35,7 @@ class Wish:
         box: Round the object.
         outline: The object as it was outlined so far.
         plane: Where in a stack it lies.
+        corrects: The model's own object that the points correct.
     """
 
     class_name: str | None
@@ -43,6 +44,7 @@ class Wish:
     box: Box | None = None
     outline: BaseGeometry | None = None
     plane: Plane = field(default_factory=Plane)
+    corrects: Annotation | None = None
 
     @property
     def extent(self) -> BaseGeometry:
@@ -55,7 +57,11 @@ class Wish:
 
 
 def wishes(
-    annotations: Iterable[Annotation], *, outlines: Sequence[str] = (), prompted_only: bool = False
+    annotations: Iterable[Annotation],
+    *,
+    outlines: Sequence[str] = (),
+    prompted_only: bool = False,
+    corrected: bool = False,
 ) -> list[Wish]:
     """Put the prompts of an image together.
 
@@ -69,6 +75,9 @@ def wishes(
         outlines: Classes whose areas are rough outlines, but not those that came from a prompt: a human who corrected
             one has seen it.
         prompted_only: Leave out rough outlines without any point.
+        corrected: What models have written is a rough outline, too, whatever its class, where a point corrects it: one
+            that lies in it, a negative one to which it is nearest, or a positive one not further from it than its own
+            radius.
 
     Returns:
         One wish per object, rough outlines and boxes first.
@@ -79,14 +88,18 @@ def wishes(
         rough = a.class_name in outlines and PROMPT_KEY not in a.metadata
         if (rough or _is(a, BOX)) and a.geometry.area == 0:
             log.warning("an area of class %r covers nothing: it is overlooked", a.class_name)
-        elif rough:
+        elif rough and not (corrected and a.source):
             found.append(Wish(a.class_name, outline=a.geometry, plane=a.plane))
     rough_ones = len(found)
+    if corrected:
+        written = [a for a in drawn if a.source and a.geometry.area and PROMPT_KEY not in a.metadata]
+        found += [Wish(a.class_name, outline=a.geometry, plane=a.plane, corrects=a) for a in written]
+    predicted = range(rough_ones, len(found))
     found += [Wish(_target(a), box=_box(a.geometry), plane=a.plane) for a in drawn if _is(a, BOX) and a.geometry.area]
     holders, alone, clicks = _Near(found), list[Wish](), defaultdict[int, list[tuple[Point, int]]](list)
     for a in drawn:
         if _is(a, POSITIVE):
-            held = [(point, holders.holding(point, a.plane)) for point in _points(a.geometry)]
+            held = [(point, holders.meant(point, a.plane, predicted)) for point in _points(a.geometry)]
             for point, at in held:
                 if at is not None:
                     clicks[at].append((point, 1))
@@ -107,7 +120,11 @@ def wishes(
     for i, given in clicks.items():
         points, labels = zip(*given, strict=True)
         found[i] = replace(found[i], points=(*found[i].points, *points), labels=(*found[i].labels, *labels))
-    return [wish for i, wish in enumerate(found) if not prompted_only or i >= rough_ones or wish.points]
+    return [
+        wish
+        for i, wish in enumerate(found)
+        if wish.points or not (wish.corrects is not None or (prompted_only and i < rough_ones))
+    ]
 
 
 class _Near:
@@ -128,6 +145,17 @@ class _Near:
             return None
         inside = self._numbers[plane][self._trees[plane].query(shapely.Point(point), predicate="covered_by")]
         return min(map(int, inside), key=lambda i: float(self._areas[i]), default=None)
+
+    def meant(self, point: Point, plane: Plane, predicted: range) -> int | None:
+        """The smallest area that covers a positive point; else the predicted one that lacks it, if it is that near."""
+        at = self.holding(point, plane)
+        if at is not None or not predicted:
+            return at
+        near = self.nearest(point, plane)
+        if near not in predicted:
+            return None
+        away = shapely.distance(self._extents[near], shapely.Point(point))
+        return near if away <= np.sqrt(self._areas[near] / np.pi) else None
 
     def nearest(self, point: Point, plane: Plane) -> int | None:
         if plane not in self._trees:
