@@ -94,7 +94,7 @@ def main() -> int:
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / f"results-seed{asked.seed}.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
     print(f"\nall {data['scored']['objects']} glands of {data['scored']['patients']} patients (95 % over patients)")
-    for kind in ("nothing", "jittered", "rough", "box", "refinement"):
+    for kind in ("nothing", "jittered", "wide", "rough", "box", "refinement"):
         print(f"{kind:11}", "  ".join(shown(name, data, kind) for name in data["pooled"][kind]))
     if compared:
         predicted, nothing = (ClickScores.of([pair[i] for pair in compared]) for i in (0, 1))

@@ -29,7 +29,9 @@ from qp2train.slides.reading import AS_SCANNED, Reading
 
 # A view's side, as a multiple of the object's longer one, and how far it strays in training.
 ROUND, STRAY = 1.4, 0.25
-# An object is read once, with so much round it that every view that strays lies inside, and kept so finely.
+# So often a view is up to so much wider, with the object anywhere inside: a click does not say how large it is.
+WIDE_SHARE, WIDEST = 0.3, 4.0
+# An object is read once, with so much round it that every other view lies inside, and kept so finely.
 _READ = ROUND * (1 + STRAY) + 2 * STRAY
 # In a view's mask; what is not known is `IGNORE`.
 OTHER, OBJECT = 0, 1
@@ -160,6 +162,10 @@ class ObjectViews(Dataset[Item]):
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """A view of another scale and place, with what the augmentation wants round it: cut from what was read once."""
         px, wide = augmentation.read_px, augmentation.read_px / self.size_px
+        if rng.random() < WIDE_SHARE:
+            scale = float(np.exp(rng.uniform(0, np.log(WIDEST))))
+            dx, dy = rng.uniform(-1, 1, 2) * max(STRAY, (ROUND * scale - 1) / 2)
+            return self.read(row, self.objects.view(row, scale=scale * wide, shift=(dx, dy)), px)
         pair = self._cache.get(row)
         if pair is None:
             whole = self.objects.view(row, scale=_READ * wide / ROUND)

@@ -9,8 +9,9 @@ import numpy as np
 
 from qp2train.core.clicks import BitMask
 
-# How often training begins with a click, a box, a rough outline and a click.
-CLICK, BOX, OUTLINE = 0.6, 0.25, 0.15
+# How often training begins with a click, a box, a rough outline; and how often a click comes with the outline.
+CLICK, BOX, OUTLINE = 0.55, 0.2, 0.25
+AND_CLICK = 0.6
 # How often 0, 1, 2 and 3 clicks follow: the first answer is the hardest, and decides how much is left to do.
 MORE_CLICKS = (0.5, 0.2, 0.15, 0.15)
 # An earlier outline is forgotten so often, as a fresh prompt has none.
@@ -44,7 +45,7 @@ class Prompting:
 
 
 def first_prompt(truth: BitMask, known: BitMask, rng: np.random.Generator) -> Prompting:
-    """How a person may begin: a click inside, a loose box, or a rough outline and a click on what is wrong with it.
+    """How a person may begin: a click inside, a loose box, or a rough outline, mostly with a click on its worst error.
 
     Args:
         truth: (H, W) bool, the object.
@@ -57,7 +58,8 @@ def first_prompt(truth: BitMask, known: BitMask, rng: np.random.Generator) -> Pr
         prompt.box = loose_box(truth, rng)
     elif kind >= CLICK + BOX and truth.any():
         prompt.mask = degraded(truth, rng)
-        prompt.click(prompt.mask, truth, known, rng)
+        if rng.random() < AND_CLICK:
+            prompt.click(prompt.mask, truth, known, rng)
     else:
         prompt.click(nothing, truth, known, rng)
     return prompt

@@ -32,8 +32,10 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 METRICS = "metrics.json"
 # What the clicks begin with, as metrics.json and the report call it.
-NOTHING, JITTERED, ROUGH = "nothing", "jittered", "rough"
-STARTS = (NOTHING, JITTERED, ROUGH)
+NOTHING, JITTERED, WIDE, ROUGH = "nothing", "jittered", "wide", "rough"
+STARTS = (NOTHING, JITTERED, WIDE, ROUGH)
+# How much wider the view of "wide" is.
+WIDER = 2.0
 TARGETS, AFTER = (0.80, 0.85, 0.90), (1, 3, 5)
 # Side of the view in which an object is judged, whatever the model looks at.
 VIEW_PX = 256
@@ -48,9 +50,10 @@ class PromptEvaluation:
         model: The model's id.
         split: Which part of the patches the objects are of.
         objects: A row per object: its entry, slide, patient, class (label), annotation and middle (x, y in
-            full-resolution px); rough = IoU of a degraded outline, refined = the same after one click on what is wrong
-            with it; box = IoU for a loose box.
+            full-resolution px); rough = IoU of a degraded outline, alone = of what the model makes of it without
+            a click, refined = with one click on what is wrong; box = IoU for a loose box.
         curves: What clicking began with ("nothing"; "jittered": from nothing, clicks beside the errors' centres;
+            "wide": from nothing, in a view twice as wide;
             "rough": from a degraded outline) → (objects, 21) IoU before the first click and after each.
     """
 
@@ -118,10 +121,11 @@ class PromptEvaluation:
     def _scores(self) -> dict[str, dict[str, NDArray[np.float64]]]:
         """Way to begin, or kind of prompt → score → (objects,)."""
         found = {start: _of_clicks(ClickScores(self.curves[start])) for start in STARTS}
-        given = {name: self.objects[name].to_numpy(np.float64) for name in ("box", "rough", "refined")}
+        given = {name: self.objects[name].to_numpy(np.float64) for name in ("box", "rough", "alone", "refined")}
         found["box"] = {"iou": given["box"]}
         found["refinement"] = {
             "before": given["rough"],
+            "alone": given["alone"],
             "after": given["refined"],
             "gain": given["refined"] - given["rough"],
         }
@@ -166,16 +170,20 @@ def evaluate_prompts(
     for i in chosen:
         image, mask = views.read(int(i), objects.view(int(i)), VIEW_PX)
         truth, known = mask == OBJECT, mask != IGNORE
-        if not truth.any():
+        wide_image, mask = views.read(int(i), objects.view(int(i), scale=WIDER), VIEW_PX)
+        wide_truth, wide_known = mask == OBJECT, mask != IGNORE
+        if not wide_truth.any():  # thinner than a pixel
             continue
         view, own = answering.encode(image), np.random.default_rng([seed, int(i)])
         rough = degraded(truth, own)
         click = error_click(rough, truth, known, own)
         points = [] if click is None else [click[:2]]
         refined = view.predict(Prompt(points, [] if click is None else [click[2]], mask=rough))[0].mask
+        alone = view.predict(Prompt(mask=rough))[0].mask
         boxed = view.predict(Prompt(box=loose_box(truth, own)))[0].mask
         curves[NOTHING].append(click_through(view, truth, valid=known))
         curves[JITTERED].append(click_through(view, truth, valid=known, rng=own))
+        curves[WIDE].append(click_through(answering.encode(wide_image), wide_truth, valid=wide_known))
         curves[ROUGH].append(click_through(view, truth, valid=known, start=rough))
         row = objects.table.rows.iloc[int(i)]
         ref = table.slides[row["entry"]]
@@ -189,6 +197,7 @@ def evaluate_prompts(
                 "x": float(row["x"]),
                 "y": float(row["y"]),
                 "rough": iou(rough, truth, valid=known),
+                "alone": iou(alone, truth, valid=known),
                 "refined": iou(refined, truth, valid=known),
                 "box": iou(boxed, truth, valid=known),
             }

@@ -15,6 +15,7 @@ METRICS, DATA = "metrics.json", "data.json"
 CLICKED = {
     "nothing": "from nothing",
     "jittered": "from nothing, clicks beside the centres",
+    "wide": "from nothing, in a view twice as wide",
     "rough": "from a rough outline",
 }
 

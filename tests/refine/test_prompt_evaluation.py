@@ -102,5 +102,5 @@ def test_metrics_json_is_written_whole_and_the_report_shows_its_numbers(known, t
     assert shown["metrics.json#/pooled/nothing/noc@85"] == "2.000"
     assert shown["metrics.json#/pooled/nothing/never"] == "0 %"
     assert len(shown) > 60
-    assert len(section.find_all("polyline")) == 3
+    assert len(section.find_all("polyline")) == 4
     assert page.find(id="confusion") is None
