@@ -320,6 +320,7 @@ def refine_project(
     outlines: Sequence[str] = (),
     corrected: bool = False,
     class_name: str | None = None,
+    mpp: float | None = None,
     pictures: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Outcome]:
@@ -337,6 +338,7 @@ def refine_project(
         corrected: Also what models have written where a point corrects it, see `wishes`; the new outline takes the
             place of the predicted one. Not for folders with GeoJSON.
         class_name: Of objects whose prompt does not say its class.
+        mpp: µm per pixel at which outlines of large objects are wanted, see `refine_slide`.
         pictures: A folder for one picture per image: each object before and after.
         progress: Called with (image name, images done, images in all).
 
@@ -356,7 +358,13 @@ def refine_project(
             slide = entry.slide()
             try:
                 found = refine_slide(
-                    slide, drawn, model=answering, outlines=outlines, corrected=corrected, class_name=class_name
+                    slide,
+                    drawn,
+                    model=answering,
+                    outlines=outlines,
+                    corrected=corrected,
+                    class_name=class_name,
+                    mpp=mpp,
                 )
                 if pictures is not None and found:
                     _before_after(slide, found, Path(pictures) / f"{entry.id}-{Path(entry.name).stem}.png")

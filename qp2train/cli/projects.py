@@ -116,6 +116,9 @@ def refine(
         bool,
         typer.Option("--corrected", help="Predictions with a Prompt point are corrected, and give way to the answer."),
     ] = False,
+    mpp: Annotated[
+        float | None, typer.Option(help="Large objects are gone along in closer views of so many µm per pixel.")
+    ] = None,
     pictures: Annotated[Path | None, typer.Option(help="A folder for one picture per image, before and after.")] = None,
     class_name: Annotated[
         str | None, typer.Option("--class", help="Of objects whose prompt does not say it, as 'Prompt+: Gland' does.")
@@ -149,6 +152,7 @@ def refine(
             outlines=from_ or [],
             corrected=corrected,
             class_name=class_name,
+            mpp=mpp,
             pictures=pictures,
             progress=update,
         ):

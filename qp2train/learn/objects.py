@@ -29,8 +29,9 @@ from qp2train.slides.reading import AS_SCANNED, Reading
 
 # A view's side, as a multiple of the object's longer one, and how far it strays in training.
 ROUND, STRAY = 1.4, 0.25
-# So often a view is up to so much wider, with the object anywhere inside: a click does not say how large it is.
-WIDE_SHARE, WIDEST = 0.3, 4.0
+# So often a view is of another width, by a factor between these, with the object anywhere: a click does not say how
+# large it is, and of objects larger than a view a part is shown.
+OTHER_SHARE, CLOSEST, WIDEST = 0.3, 0.4, 4.0
 # An object is read once, with so much round it that every other view lies inside, and kept so finely.
 _READ = ROUND * (1 + STRAY) + 2 * STRAY
 # In a view's mask; what is not known is `IGNORE`.
@@ -162,9 +163,9 @@ class ObjectViews(Dataset[Item]):
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """A view of another scale and place, with what the augmentation wants round it: cut from what was read once."""
         px, wide = augmentation.read_px, augmentation.read_px / self.size_px
-        if rng.random() < WIDE_SHARE:
-            scale = float(np.exp(rng.uniform(0, np.log(WIDEST))))
-            dx, dy = rng.uniform(-1, 1, 2) * max(STRAY, (ROUND * scale - 1) / 2)
+        if rng.random() < OTHER_SHARE:
+            scale = float(np.exp(rng.uniform(np.log(CLOSEST), np.log(WIDEST))))
+            dx, dy = rng.uniform(-1, 1, 2) * max(STRAY, abs(ROUND * scale - 1) / 2)
             return self.read(row, self.objects.view(row, scale=scale * wide, shift=(dx, dy)), px)
         pair = self._cache.get(row)
         if pair is None:

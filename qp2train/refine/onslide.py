@@ -36,6 +36,7 @@ def refine_slide(
     class_name: str | None = None,
     view_um: float = 200.0,
     view_px: int = 512,
+    mpp: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Annotation]:
     """Outline what is prompted on a slide: points "Prompt+" and "Prompt-", boxes "Prompt box", rough outlines.
@@ -51,6 +52,8 @@ def refine_slide(
         class_name: Of objects whose prompt does not say its class.
         view_um: Side of what is shown round points alone.
         view_px: Longest side of what the model looks at.
+        mpp: µm per pixel at which outlines are wanted: objects of which a view shows less are gone along in closer
+            views, see `stitched`. None = each object in one view.
         progress: Called with (objects done, objects in all).
 
     Returns:
@@ -58,14 +61,18 @@ def refine_slide(
         alone on a slide without µm per pixel.
 
     Raises:
-        PromptError: `view_um` or `view_px` is not above 0.
+        PromptError: `view_um`, `view_px` or `mpp` is not above 0.
+        MissingCalibrationError: `mpp` is given, and the slide has no pixel size.
     """
     if not 0 < view_um < math.inf:
         raise PromptError(f"view_um must be a number above 0, not {view_um}")
+    if mpp is not None and not 0 < mpp < math.inf:
+        raise PromptError(f"mpp must be a number above 0, not {mpp}")
+    finest = None if mpp is None else max(1.0, mpp / slide.mpp)
     refiner, found = Refiner(model, view_px=view_px), list[Annotation]()
     asked = wishes(annotations, outlines=outlines, prompted_only=prompted_only, corrected=corrected)
     for done, wish in enumerate(asked, start=1):
-        best = _answered(refiner, slide, wish, view_um)
+        best = _answered(refiner, slide, wish, view_um, finest)
         if best is None:
             at = wish.extent.representative_point()
             log.warning("%s: nothing was found for the prompt at %.0f, %.0f", slide.name, at.x, at.y)
@@ -84,7 +91,7 @@ def refine_slide(
     return found
 
 
-def _answered(refiner: Refiner, slide: Slide, wish: Wish, view_um: float) -> Annotation | None:
+def _answered(refiner: Refiner, slide: Slide, wish: Wish, view_um: float, finest: float | None) -> Annotation | None:
     try:
         view = _view(slide, wish, view_um)
     except MissingCalibrationError as error:
@@ -94,6 +101,8 @@ def _answered(refiner: Refiner, slide: Slide, wish: Wish, view_um: float) -> Ann
         return None
     refiner.set_region(slide, view)
     found = refiner.predict(points=wish.points, labels=wish.labels, box=wish.box, mask=wish.outline)
+    if found and finest is not None and max(view.width, view.height) > refiner.view_px * finest * 1.01:
+        found = refiner.closer(scale=finest) or found
     return found[0] if found else None
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from shapely.geometry.base import BaseGeometry
@@ -16,6 +17,7 @@ from qp2train.errors import PromptError
 from qp2train.refine.fallback import ColourModel
 from qp2train.refine.outline import mask_of, outline_of
 from qp2train.refine.prompts import EncodedView, Pixels, Prompt, PromptModel
+from qp2train.refine.stitched import stitched
 from qp2train.slides import Slide
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ PROMPT_KEY = "qp2train prompt"
 class _Region:
     """What is looked at: its place on the slide, its picture, and what the model made of that."""
 
+    slide: Slide
     box: Box
     picture: Pixels
     view: EncodedView
@@ -92,7 +95,7 @@ class Refiner:
         scale = max(1.0, max(box.width, box.height) / self.view_px)
         size = max(1, round(box.width / scale)), max(1, round(box.height / scale))
         picture = slide.read(box, size)
-        self._region = _Region(box, picture, self.model.encode(picture))
+        self._region = _Region(slide, box, picture, self.model.encode(picture))
         self._steps = []
 
     def predict(
@@ -173,6 +176,36 @@ class Refiner:
             mask=last.found[0].geometry if last.found else None,
             class_name=last.class_name,
         )
+
+    def closer(self, *, scale: float = 1.0) -> list[Annotation]:
+        """Go along the best answer in overlapping closer views, for objects that a view shows in less detail.
+
+        Args:
+            scale: Full-resolution pixels per pixel of a view.
+
+        Returns:
+            The better outline, with the last prompt; nothing = an empty list.
+
+        Raises:
+            PromptError: No region is set, nothing was found in it yet, or the scale is not above 0.
+        """
+        looked_at, last = self._looked_at(), self.last
+        if not last.found:
+            raise PromptError("there is no outline to look at more closely: click on an object first")
+        if not 0 < scale < math.inf:
+            raise PromptError(f"scale must be a number above 0, not {scale}")
+        outline = stitched(
+            self.model,
+            looked_at.slide,
+            last.found[0].geometry,
+            points=last.points,
+            labels=last.labels,
+            view_px=self.view_px,
+            scale=scale,
+        )
+        found = [] if outline.is_empty else [replace(last.found[0], geometry=outline, id=str(uuid.uuid4()))]
+        self._steps.append(replace(last, found=found))
+        return found
 
     def undo(self) -> list[Annotation]:
         """Take the last step back.
