@@ -54,8 +54,8 @@ def test_a_rough_outline_becomes_exact_at_full_resolution_hole_included() -> Non
     assert found.equals(outline_of(drawn.read(everything, drawn.size)[..., 0] < 140, everything))
     assert len(shapely.get_parts(found)[0].interiors) == 1
     assert all(shape == (256, 256) for shape in model.views)
-    # Not the inside, and not the corners: a third of what a grid over all of it would be.
-    assert len(model.views) < 0.7 * (1216 / 128) ** 2
+    # Not its inside, and not the corners: a grid over all of it would be of 11 × 11 views.
+    assert len(model.views) < 0.7 * 11**2
 
 
 def test_what_no_view_sees_stays_as_it_was() -> None:
