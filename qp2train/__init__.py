@@ -18,6 +18,7 @@ _HOME = {
     "Evaluation": "qp2train.infer.evaluation",
     "LabelMap": "qp2train.core.labels",
     "Model": "qp2train.learn.models",
+    "ObjectExamples": "qp2train.refine.examples",
     "PatchTable": "qp2train.core.patches",
     "Project": "qp2train.qupath.project",
     "PromptEvaluation": "qp2train.refine.evaluation",

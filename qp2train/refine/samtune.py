@@ -15,15 +15,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from qp2train.core.clicks import BitMask
 from qp2train.errors import ModelError, PromptError
 from qp2train.learn.promptsim import MORE_CLICKS, Prompting, first_prompt
+from qp2train.refine.examples import Example
 from qp2train.refine.prompts import Pixels, Prompt, check_image
 from qp2train.refine.sam import SamPrompts
 from qp2train.refine.samcache import EmbeddingCache
 from qp2train.refine.samframe import Frame, question
 
 log = logging.getLogger(__name__)
-
-# A view (H, W, 3) uint8, an object in it (H, W) bool, and where that is known (H, W) bool; None = everywhere.
-Example = tuple[Pixels, BitMask, BitMask | None]
 
 # Of the focal loss: how much less a pixel counts the better it is answered.
 GAMMA = 2.0
@@ -55,8 +53,9 @@ def tune_sam(
 
     Args:
         model: From `load_sam`; it is not changed.
-        examples: Of each object the view, the object's mask and where that is known (None = everywhere). Read when
-            drawn, so that a sequence may read slides. Those for evaluation should be of other slides.
+        examples: `ObjectExamples` of a patch table, or of each object the view, its mask and where that is known (None
+            = everywhere). Read when drawn, so that a sequence may read slides. Those for evaluation should be of other
+            slides.
         steps: Steps of the optimiser.
         lr: Learning rate at its highest.
         batch: Objects per step.
