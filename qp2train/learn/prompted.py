@@ -103,7 +103,9 @@ class PromptedNet(SmpNet):
         mean, std = ((getattr(plain, key).flatten() / 255).tolist() for key in ("mean", "std"))
         super().__init__(net, mean=mean, std=std, plain=plain.plain)
         encoder: Any = net.get_submodule("encoder")
-        self.fit = nn.Sequential(nn.Linear(2 * encoder.out_channels[-1] + 2, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 1))
+        channels = 2 * encoder.out_channels[-1]
+        self.seen = nn.LayerNorm(channels)
+        self.fit = nn.Sequential(nn.Linear(channels + 2, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 1))
 
     def forward(self, pixels: torch.Tensor, guides: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         net: Any = self.net
@@ -115,7 +117,8 @@ class PromptedNet(SmpNet):
         small = torch.nn.functional.adaptive_avg_pool2d(share, last.shape[-2:])
         inside = (last * small).sum((2, 3)) / small.sum((2, 3)).clamp(min=1e-3)
         unsure = (share * (1 - share)).mean((1, 2, 3)) / share.mean((1, 2, 3)).clamp(min=1e-3)
-        told = torch.cat([last.mean((2, 3)), inside, unsure[:, None], share.mean((2, 3))], dim=1)
+        seen = self.seen(torch.cat([last.mean((2, 3)), inside], dim=1))
+        told = torch.cat([seen, unsure[:, None], share.mean((2, 3))], dim=1)
         return logits, self.fit(told).squeeze(1).sigmoid()
 
 
