@@ -33,7 +33,7 @@ import qp2train as qp
 from qp2train.core.clicks import ClickScores, iou
 from qp2train.core.labels import IGNORE
 from qp2train.core.patches import PatchTable
-from qp2train.learn.objects import OBJECT, ObjectViews, objects_of
+from qp2train.learn.objects import OBJECT, ROUND, ObjectViews, objects_of
 from qp2train.recipe import checked_arguments, override
 from qp2train.refine.clicknet import ClickModel
 from qp2train.refine.clicks import click_through
@@ -96,6 +96,7 @@ def main() -> int:
     print(f"\nall {data['scored']['objects']} glands of {data['scored']['patients']} patients (95 % over patients)")
     for kind in ("nothing", "jittered", "wide", "rough", "box", "refinement"):
         print(f"{kind:11}", "  ".join(shown(name, data, kind) for name in data["pooled"][kind]))
+    print(f"without looking, a disc in the middle of the view: IoU {disc_iou(table):.3f}")
     if compared:
         predicted, nothing = (ClickScores.of([pair[i] for pair in compared]) for i in (0, 1))
         more, less = nothing.clicks_to(0.85), predicted.clicks_to(0.85)
@@ -148,6 +149,15 @@ def from_predictions(
         view = model.encode(image)
         pairs.append((click_through(view, truth, valid=known, start=start), click_through(view, truth, valid=known)))
     return pairs
+
+
+def disc_iou(table: PatchTable) -> float:
+    """Mean IoU of the glands with a disc as wide as they are long, in the middle of their views."""
+    objects = objects_of(table)
+    views, (rows, columns) = ObjectViews(objects, VIEW_PX), np.mgrid[:VIEW_PX, :VIEW_PX] + 0.5
+    disc = np.hypot(rows - VIEW_PX / 2, columns - VIEW_PX / 2) <= VIEW_PX / ROUND / 2
+    masks = (views.read(i, objects.view(i), VIEW_PX)[1] for i in range(len(objects)))
+    return float(np.mean([iou(disc, mask == OBJECT, valid=mask != IGNORE) for mask in masks]))
 
 
 def shown(name: str, data: dict, kind: str) -> str:
