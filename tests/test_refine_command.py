@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +157,45 @@ class TestCorrected:
             assert fit(after.geometry, disc) > fit(before.geometry, disc)
         assert len([a for a in drawn(predicted) if a.source is None]) == 2  # the points
 
+    def test_running_again_changes_nothing_more(self, predicted: Project) -> None:
+        states = []
+        for arguments in (["--corrected"], ["--corrected"], [], ["--corrected"]):
+            code, said = call("refine", str(predicted.path), *arguments, "--write")
+            assert code == 0, said
+            found = sorted((a for a in drawn(predicted) if a.source), key=lambda a: a.geometry.bounds)
+            states.append([(a.source, a.class_name, a.geometry.wkt) for a in found])
+        assert len(states[0]) == 3
+        assert states[0] == states[1] == states[3]
+        # Without the flag the points ask for nothing new either: what they corrected is known.
+        assert states[2] == states[0]
+
+    def test_a_point_is_a_correction_only_of_what_it_may_mean(self, predicted: Project) -> None:
+        entry = next(iter(predicted))
+        tissue = Annotation(shapely.box(0, 0, 640, 400), "Tissue")
+        predicted.write(entry, [tissue], source="qp2train-tissue")
+        stroma = Annotation(shapely.box(480, 140, 560, 260), "Stroma")
+        predicted.write(entry, [*self.PREDICTED[:2], stroma], source="glands-1")
+        clicks = [
+            Annotation(shapely.Point(520, 200), "Prompt+: Gland"),  # a gland that was missed, in a predicted stroma
+            Annotation(shapely.Point(635, 5), "Prompt-"),  # far from everything
+        ]
+        entries = Project(predicted.path)
+        entries.write(next(iter(entries)), clicks, source="me")
+        call("refine", str(predicted.path), "--corrected", "--write")
+        assert {a.class_name for a in self.of(predicted, "qp2train-tissue")} == {"Tissue"}
+        assert [a.class_name for a in self.of(predicted, "glands-1")] == ["Stroma"]
+        found = self.of(predicted, "colour-fallback")
+        assert sorted(a.class_name or "" for a in found) == ["Gland", "Gland", "Gland"]
+        assert max(fit(a.geometry, DISCS[2]) for a in found) > 0.8
+
+    def test_a_detection_is_a_prediction_too(self, predicted: Project) -> None:
+        kept = [replace(a, kind="detection", id=str(uuid.uuid4())) for a in self.PREDICTED]
+        predicted.write(next(iter(predicted)), kept, source="glands-1")
+        call("refine", str(predicted.path), "--corrected", "--write")
+        left = next(iter(Project(predicted.path))).annotations("detection")
+        assert [a.id for a in left] == [kept[2].id]
+        assert len(self.of(predicted, "colour-fallback")) == 2
+
     def test_without_write_nothing_is_taken_out(self, predicted: Project) -> None:
         call("refine", str(predicted.path), "--corrected")
         assert len(self.of(predicted, "glands-1")) == 3
@@ -170,6 +211,15 @@ class TestCorrected:
         write_pyramid(tmp_path / "folder" / "b.tiff", [np.zeros((64, 64, 3), np.uint8)], mpp=1.0)
         with pytest.raises(ProjectError, match="for QuPath projects"):
             next(refine_project(SlideFolder(tmp_path / "folder"), corrected=True))
+
+
+def test_answers_to_other_prompts_stay(project: Project) -> None:
+    call("refine", str(project.path), "--image", "a.tiff", "--from", "Gland", "--write")
+    before = refined(project)
+    assert len(before) == 3
+    for arguments in ([], ["--corrected"], ["--from", "Vessel"]):
+        call("refine", str(project.path), "--image", "a.tiff", *arguments, "--write")
+        assert [a.geometry.wkt for a in refined(project)] == [a.geometry.wkt for a in before]
 
 
 def test_pictures_show_every_object_before_and_after(project: Project, tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ from qp2train.slides import Slide
 
 log = logging.getLogger(__name__)
 
-# The id of the model's own object that an answer takes the place of, in the answer's metadata.
+# The id of what asked for an answer: an outline, a box, a point annotation, or a predicted object; in its metadata.
+ORIGIN_KEY = "qp2train asked by"
+# The id of the predicted object that an answer takes the place of, in the answer's metadata.
 CORRECTS_KEY = "qp2train corrects"
 # How much is shown round an object, as a factor of its size.
 ROUND = 1.4
@@ -32,7 +34,7 @@ def refine_slide(
     model: PromptModel | None = None,
     outlines: Sequence[str] = (),
     prompted_only: bool = False,
-    corrected: bool = False,
+    predicted: Sequence[Annotation] = (),
     class_name: str | None = None,
     view_um: float = 200.0,
     view_px: int = 512,
@@ -47,8 +49,8 @@ def refine_slide(
         model: What answers; None = the training-free fallback.
         outlines: Classes whose areas are rough outlines to be made better.
         prompted_only: Leave out rough outlines without any point.
-        corrected: What models have written is a rough outline where a point corrects it, see `wishes`; the answer's
-            metadata name it ("qp2train corrects").
+        predicted: What models have outlined, to be corrected where a point says so, see `wishes`; the answer's
+            metadata say which of them it corrects ("qp2train corrects").
         class_name: Of objects whose prompt does not say its class.
         view_um: Side of what is shown round points alone.
         view_px: Longest side of what the model looks at.
@@ -70,14 +72,14 @@ def refine_slide(
         raise PromptError(f"mpp must be a number above 0, not {mpp}")
     finest = None if mpp is None else max(1.0, mpp / slide.mpp)
     refiner, found = Refiner(model, view_px=view_px), list[Annotation]()
-    asked = wishes(annotations, outlines=outlines, prompted_only=prompted_only, corrected=corrected)
+    asked = wishes(annotations, outlines=outlines, prompted_only=prompted_only, predicted=predicted)
     for done, wish in enumerate(asked, start=1):
         best = _answered(refiner, slide, wish, view_um, finest)
         if best is None:
             at = wish.extent.representative_point()
             log.warning("%s: nothing was found for the prompt at %.0f, %.0f", slide.name, at.x, at.y)
         else:
-            known = {} if wish.corrects is None else {CORRECTS_KEY: wish.corrects.id}
+            known = {ORIGIN_KEY: wish.origin, **({CORRECTS_KEY: wish.origin} if wish.corrects else {})}
             found.append(
                 replace(
                     best,

@@ -13,6 +13,7 @@ from shapely.geometry.base import BaseGeometry
 
 from qp2train.core.annotation import Annotation, Plane
 from qp2train.core.geometry import Box
+from qp2train.errors import PromptError
 from qp2train.refine.refiner import PROMPT_KEY
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ class Wish:
         box: Round the object.
         outline: The object as it was outlined so far.
         plane: Where in a stack it lies.
-        corrects: The model's own object that the points correct.
+        origin: The id of what asks for it: the outline, the box, the point annotation, or the predicted object.
+        corrects: Whether it is a predicted object that points correct.
     """
 
     class_name: str | None
@@ -44,7 +46,8 @@ class Wish:
     box: Box | None = None
     outline: BaseGeometry | None = None
     plane: Plane = field(default_factory=Plane)
-    corrects: Annotation | None = None
+    origin: str = field(default="", compare=False)
+    corrects: bool = False
 
     @property
     def extent(self) -> BaseGeometry:
@@ -61,7 +64,7 @@ def wishes(
     *,
     outlines: Sequence[str] = (),
     prompted_only: bool = False,
-    corrected: bool = False,
+    predicted: Sequence[Annotation] = (),
 ) -> list[Wish]:
     """Put the prompts of an image together.
 
@@ -75,37 +78,47 @@ def wishes(
         outlines: Classes whose areas are rough outlines, but not those that came from a prompt: a human who corrected
             one has seen it.
         prompted_only: Leave out rough outlines without any point.
-        corrected: What models have written is a rough outline, too, whatever its class, where a point corrects it: one
-            that lies in it, a negative one to which it is nearest, or a positive one not further from it than its own
-            radius.
+        predicted: What models have outlined is a rough outline, too, where a point corrects it: one that lies in it, or
+            beside it, not further than its own radius. "Prompt+: Gland" corrects no object of another class.
+
+    Raises:
+        PromptError: `outlines` is a text.
 
     Returns:
         One wish per object, rough outlines and boxes first.
     """
+    if isinstance(outlines, str):
+        raise PromptError(f"outlines must be a list of classes, not the text {outlines!r}")
+    corrected = {a.id for a in predicted}
     drawn = [a for a in annotations if not a.geometry.is_empty and np.isfinite(a.geometry.bounds).all()]
     found: list[Wish] = []
     for a in drawn:
         rough = a.class_name in outlines and PROMPT_KEY not in a.metadata
         if (rough or _is(a, BOX)) and a.geometry.area == 0:
             log.warning("an area of class %r covers nothing: it is overlooked", a.class_name)
-        elif rough and not (corrected and a.source):
-            found.append(Wish(a.class_name, outline=a.geometry, plane=a.plane))
+        elif rough and a.id not in corrected:
+            found.append(Wish(a.class_name, outline=a.geometry, plane=a.plane, origin=a.id))
     rough_ones = len(found)
-    if corrected:
-        written = [a for a in drawn if a.source and a.geometry.area and PROMPT_KEY not in a.metadata]
-        found += [Wish(a.class_name, outline=a.geometry, plane=a.plane, corrects=a) for a in written]
-    predicted = range(rough_ones, len(found))
-    found += [Wish(_target(a), box=_box(a.geometry), plane=a.plane) for a in drawn if _is(a, BOX) and a.geometry.area]
+    found += [
+        Wish(a.class_name, outline=a.geometry, plane=a.plane, origin=a.id, corrects=True)
+        for a in predicted
+        if a.geometry.area and np.isfinite(a.geometry.bounds).all()
+    ]
+    found += [
+        Wish(_target(a), box=_box(a.geometry), plane=a.plane, origin=a.id)
+        for a in drawn
+        if _is(a, BOX) and a.geometry.area
+    ]
     holders, alone, clicks = _Near(found), list[Wish](), defaultdict[int, list[tuple[Point, int]]](list)
     for a in drawn:
         if _is(a, POSITIVE):
-            held = [(point, holders.meant(point, a.plane, predicted)) for point in _points(a.geometry)]
+            held = [(point, holders.meant(point, a.plane, _target(a))) for point in _points(a.geometry)]
             for point, at in held:
                 if at is not None:
                     clicks[at].append((point, 1))
             free = tuple(point for point, at in held if at is None)
             if free:
-                alone.append(Wish(_target(a), free, (1,) * len(free), plane=a.plane))
+                alone.append(Wish(_target(a), free, (1,) * len(free), plane=a.plane, origin=a.id))
     found += alone
     near = _Near(found)
     for a in drawn:
@@ -113,6 +126,7 @@ def wishes(
             for point in _points(a.geometry):
                 at = holders.holding(point, a.plane)
                 at = near.nearest(point, a.plane) if at is None else at
+                at = None if at is not None and near.beyond(at, point) else at
                 if at is None:
                     log.warning("a point %r at %.0f, %.0f belongs to no object", a.class_name, *point)
                 else:
@@ -121,9 +135,7 @@ def wishes(
         points, labels = zip(*given, strict=True)
         found[i] = replace(found[i], points=(*found[i].points, *points), labels=(*found[i].labels, *labels))
     return [
-        wish
-        for i, wish in enumerate(found)
-        if wish.points or not (wish.corrects is not None or (prompted_only and i < rough_ones))
+        wish for i, wish in enumerate(found) if wish.points or not (wish.corrects or (prompted_only and i < rough_ones))
     ]
 
 
@@ -131,6 +143,7 @@ class _Near:
     """Which objects lie at a point, or near it, of each plane."""
 
     def __init__(self, found: Sequence[Wish]) -> None:
+        self._found = list(found)
         by_plane = defaultdict[Plane, list[int]](list)
         for i, wish in enumerate(found):
             by_plane[wish.plane].append(i)
@@ -139,23 +152,32 @@ class _Near:
         self._areas = shapely.area(self._extents)
         self._trees = {plane: shapely.STRtree(self._extents[numbers]) for plane, numbers in self._numbers.items()}
 
-    def holding(self, point: Point, plane: Plane) -> int | None:
-        """The smallest area that covers a point."""
+    def holding(self, point: Point, plane: Plane, class_name: str | None = None) -> int | None:
+        """The smallest area that covers a point; with a class, no predicted one of another."""
         if plane not in self._trees:
             return None
         inside = self._numbers[plane][self._trees[plane].query(shapely.Point(point), predicate="covered_by")]
-        return min(map(int, inside), key=lambda i: float(self._areas[i]), default=None)
+        meant = [int(i) for i in inside if class_name is None or not self._is_another(int(i), class_name)]
+        return min(meant, key=lambda i: float(self._areas[i]), default=None)
 
-    def meant(self, point: Point, plane: Plane, predicted: range) -> int | None:
+    def meant(self, point: Point, plane: Plane, class_name: str | None) -> int | None:
         """The smallest area that covers a positive point; else the predicted one that lacks it, if it is that near."""
-        at = self.holding(point, plane)
-        if at is not None or not predicted:
+        at = self.holding(point, plane, class_name)
+        if at is not None:
             return at
         near = self.nearest(point, plane)
-        if near not in predicted:
+        if near is None or not self._found[near].corrects or self.beyond(near, point):
             return None
-        away = shapely.distance(self._extents[near], shapely.Point(point))
-        return near if away <= np.sqrt(self._areas[near] / np.pi) else None
+        return None if class_name is not None and self._is_another(near, class_name) else near
+
+    def beyond(self, i: int, point: Point) -> bool:
+        """Whether a point is too far from a predicted object to be about it: further than its own radius."""
+        if not self._found[i].corrects:
+            return False
+        return bool(shapely.distance(self._extents[i], shapely.Point(point)) > np.sqrt(self._areas[i] / np.pi))
+
+    def _is_another(self, i: int, class_name: str) -> bool:
+        return self._found[i].corrects and self._found[i].class_name != class_name
 
     def nearest(self, point: Point, plane: Plane) -> int | None:
         if plane not in self._trees:
