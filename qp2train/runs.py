@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from qp2train.core.annotation import Annotation
 from qp2train.core.labels import LabelMap
 from qp2train.core.leakage import Parts, leaks, report
 from qp2train.core.patches import PatchTable
-from qp2train.errors import LabelError, ProjectError, Qp2trainError, RecipeError, SplitError
+from qp2train.errors import LabelError, ProjectError, PromptError, Qp2trainError, RecipeError, SplitError
 from qp2train.infer.crossval import Comparison, compare_evaluations
 from qp2train.infer.evaluate import evaluate, fit_temperature
 from qp2train.infer.evaluation import Evaluation
@@ -36,6 +37,7 @@ from qp2train.learn.card import write_card
 from qp2train.learn.fit import fit
 from qp2train.learn.hardware import first_process
 from qp2train.learn.models import Model, Spec
+from qp2train.learn.objects import objects_of
 from qp2train.qupath.entry import ImageEntry
 from qp2train.qupath.folder import FolderEntry, SlideFolder
 from qp2train.qupath.geojson import write_geojson
@@ -111,6 +113,9 @@ def train(recipe: Recipe, table: PatchTable, *, progress: bool = True) -> Model:
         SplitError: A patient or slide is in several parts of the table, and this was not asked for.
     """
     report(leak for leak in leaks(Parts.of([table])) if leak.certain)
+    if recipe.task == "prompted":  # what could not be scored after hours is said before
+        for part in dict.fromkeys(table.rows["split"]):
+            objects_of(table.select(part), part=part)
     val = table.select("val")
     arguments = {"out": recipe.out, "progress": progress, **recipe["fit"]}
     model = fit(network(recipe, table.labels), table.select("train"), val if len(val) else None, **arguments)
@@ -348,9 +353,12 @@ def refine_project(
 
     Raises:
         ProjectError: `corrected`, and the project is a folder.
+        PromptError: `mpp` is not above 0.
     """
     if corrected and not isinstance(project, Project):
         raise ProjectError(f"{project.path} is a folder of GeoJSON files: corrected= is for QuPath projects")
+    if mpp is not None and not 0 < mpp < math.inf:
+        raise PromptError(f"mpp must be a number above 0, not {mpp}")
     answering: PromptModel = ColourModel() if model is None else model
     chosen = list(project if entries is None else entries)
     for done, entry in enumerate(chosen):
@@ -422,8 +430,11 @@ def _take_out(project: Project, entry: str, predicted: Sequence[Annotation], ids
 def _before_after(slide: Slide, found: Sequence[Annotation], file: Path) -> None:
     from qp2train.refine.show import before_and_after  # matplotlib takes a second
 
-    file.parent.mkdir(parents=True, exist_ok=True)
-    before_and_after(slide, found).savefig(file, dpi=110)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        before_and_after(slide, found).savefig(file, dpi=110)
+    except OSError as error:
+        raise ProjectError(f"the picture {file} cannot be written: {error.strerror or error}") from error
 
 
 def _predicted(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 import qp2train as qp
 from qp2train import cli, runs
 from qp2train.crossval import crossval
-from qp2train.errors import EvaluationError, ModelError, Qp2trainError, RecipeError
+from qp2train.errors import EvaluationError, ModelError, NoAnnotationError, Qp2trainError, RecipeError
 from qp2train.recipe import load_recipe
 
 SETTINGS = """
@@ -107,3 +108,25 @@ def test_what_it_cannot_do_is_said(home: Path) -> None:
 def test_a_wrong_setting_is_named_before_anything_is_sampled(home: Path, override: str, said: str) -> None:
     with pytest.raises(Qp2trainError, match=said):
         load_recipe(home / "recipe.yaml", [override])
+
+
+def test_a_part_without_objects_is_named_before_training(home: Path) -> None:
+    recipe = load_recipe(home / "recipe.yaml", ["out=elsewhere"])
+    table = runs.sample(recipe)
+    test = set(table.rows["entry"][table.rows["split"] == "test"])
+    slides = {
+        e: replace(ref, annotations=[a for a in ref.annotations if e not in test or a.class_name != "Tumor"])
+        for e, ref in table.slides.items()
+    }
+    with pytest.raises(NoAnnotationError, match="of the part 'test'"):
+        runs.train(recipe, replace(table, slides=slides), progress=False)
+    assert not recipe.out.exists()
+
+
+def test_the_card_is_of_prompts(home: Path) -> None:
+    card = (home / "run" / "model" / "README.md").read_text(encoding="utf-8")
+    assert "pipeline_tag: mask-generation" in card
+    assert "qp2train refine path/to/project.qpproj --model" in card
+    assert "On 2 objects of 1 patients of the part “test”" in card
+    assert "| from nothing | " in card
+    assert "qp2train predict" not in card

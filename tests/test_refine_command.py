@@ -240,3 +240,19 @@ def test_single_objects_of_a_source_can_be_cleared(project: Project) -> None:
     assert [a.id for a in drawn(project) if a.source] == [made[1].id]
     assert ROUGH.id in {a.id for a in drawn(project)}  # another's object is none of this source
     assert project.clear(source="glands-1", ids=set()) == []
+
+
+def test_a_class_that_looks_like_a_formula_and_a_folder_that_is_a_file(project: Project, tmp_path: Path) -> None:
+    entry = next(e for e in project if e.name == "a.tiff")
+    (outcome,) = refine_project(project, entries=[entry], class_name="G $x^$", pictures=tmp_path / "pictures")
+    assert outcome.error is None
+    assert len(list((tmp_path / "pictures").iterdir())) == 1
+    (tmp_path / "file").touch()
+    (outcome,) = refine_project(project, entries=[entry], pictures=tmp_path / "file")
+    assert "cannot be written" in str(outcome.error)
+
+
+@pytest.mark.parametrize("mpp", [0, -1, float("nan")])
+def test_a_scale_that_is_none_is_refused_before_any_image(project: Project, mpp: float) -> None:
+    with pytest.raises(PromptError, match="mpp must be"):
+        next(refine_project(project, mpp=mpp))

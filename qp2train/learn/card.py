@@ -15,7 +15,11 @@ from qp2train.core.patches import PatchTable
 from qp2train.learn.models import Model
 
 README = "README.md"
-PIPELINES = {"segmentation": "image-segmentation", "classification": "image-classification"}
+PIPELINES = {
+    "segmentation": "image-segmentation",
+    "classification": "image-classification",
+    "prompted": "mask-generation",
+}
 # Shown of an evaluation, in this order, per class and over all: metric and its name.
 SCORES = (
     ("dice", "Dice"),
@@ -57,20 +61,18 @@ def card_text(model: Model, evaluation: Mapping[str, Any] | None = None) -> str:
 
 # {escaped(model.id)}
 
-A network for {model.task} of digital pathology slides into {classes}, trained with qp2train on annotations made in
-QuPath.
+{_kind(model, classes)}, trained with qp2train on annotations made in QuPath.
 
 ## Intended use
 
-Research. It finds {classes} on slides that were prepared, stained and scanned like those it was trained on, at
-{model.mpp:g} µm per pixel. Its predictions are drafts for a pathologist to check and correct. It is no medical
+Research. {_use(model, classes)} Its predictions are drafts for a pathologist to check and correct. It is no medical
 device, and must not decide on anybody's diagnosis or treatment.
 
 ## What it was trained on
 
 {_data(model)}
 
-Patches are {model.size_px} × {model.size_px} pixels at {model.mpp:g} µm per pixel.
+{_patches(model)}
 {_started(model)}
 
 ## Classes
@@ -95,7 +97,7 @@ model = qp.load_model("path/to/this/folder")
 On the command line, for a QuPath project:
 
 ```sh
-qp2train predict path/to/this/folder path/to/project.qpproj --write
+{_command(model)}
 ```
 
 ## Evaluation
@@ -106,7 +108,7 @@ qp2train predict path/to/this/folder path/to/project.qpproj --write
 
 - Other scanners, stains, organs and diseases than those of training are unknown to it; look at its predictions on a few
   of your own slides first, and evaluate it on annotations of your own.
-- It calls every pixel one of its classes, also what is none of them: folds, pen marks, tissue never annotated.
+- {_weakness(model)}
 - Scores are of the patients that were evaluated. With few patients they say little about the next one.
 
 ## How it was trained
@@ -184,7 +186,52 @@ def _started(model: Model) -> str:
     return f"The network is {network}, which began with {began}."
 
 
+def _kind(model: Model, classes: str) -> str:
+    if model.task == "prompted":
+        return f"A network that outlines what is clicked on in digital pathology slides: {classes}"
+    return f"A network for {model.task} of digital pathology slides into {classes}"
+
+
+def _use(model: Model, classes: str) -> str:
+    if model.task == "prompted":
+        return (
+            f"Clicks, boxes and rough outlines become outlines of single objects ({classes}; of none it says which "
+            "class it is), on slides that were prepared, stained and scanned like those it was trained on."
+        )
+    return (
+        f"It finds {classes} on slides that were prepared, stained and scanned like those it was trained on, at "
+        f"{model.mpp:g} µm per pixel."
+    )
+
+
+def _patches(model: Model) -> str:
+    if model.task == "prompted":
+        return f"It looks at {model.size_px} × {model.size_px} pixels, in which an object is shown at any scale."
+    return f"Patches are {model.size_px} × {model.size_px} pixels at {model.mpp:g} µm per pixel."
+
+
+def _command(model: Model) -> str:
+    if model.task == "prompted":
+        return "qp2train refine path/to/project.qpproj --model path/to/this/folder --write"
+    return "qp2train predict path/to/this/folder path/to/project.qpproj --write"
+
+
+def _weakness(model: Model) -> str:
+    if model.task == "prompted":
+        return "It outlines something wherever it is clicked, also where there is no object like those it has learnt."
+    return (
+        "It calls every pixel one of its classes, also what is none of them: folds, pen marks, tissue never annotated."
+    )
+
+
 def _example(model: Model) -> str:
+    if model.task == "prompted":
+        return (
+            'refiner = qp.Refiner(qp.load_prompt_model("path/to/this/folder"))\n'
+            'with qp.open_slide("slide.svs") as slide:\n'
+            "    refiner.set_region(slide, qp.Box(12_000, 8_000, 800, 800))\n"
+            "    found = refiner.click(12_310, 8_420)"
+        )
     if model.task == "classification":
         return "print(model.labels.names, model.size_px, model.mpp)"
     return (
@@ -198,6 +245,8 @@ def _evaluation(found: Mapping[str, Any] | None) -> str:
     if not found:
         return "It was not evaluated. Nothing is known of how good it is."
     pooled, intervals = found.get("pooled") or {}, found.get("intervals") or {}
+    if found.get("task") == "prompted":
+        return _clicks(found, pooled, intervals)
     patients = len(found.get("patients") or {})
     shown = [(m, said) for m, said in SCORES if m in pooled]
     if found.get("task") == "segmentation":
@@ -216,6 +265,22 @@ def _evaluation(found: Mapping[str, Any] | None) -> str:
         about += " The best epoch was chosen by these patches, so the scores are somewhat too good."
     said = " In brackets: 95 % intervals over patients." if "(" in "".join(rows) else " There are no intervals."
     return f"{about}{said}\n\n{head}" + "\n".join(rows) + ("\n\n" + "\n".join(overall) if overall else "")
+
+
+def _clicks(found: Mapping[str, Any], pooled: Mapping[str, Any], intervals: Mapping[str, Any]) -> str:
+    scored, names = found.get("scored") or {}, list(pooled.get("nothing") or {})
+    head = f"| clicks | {' | '.join(names)} |\n|---|{'---:|' * len(names)}\n"
+    ways = {"nothing": "from nothing", "wide": "in a view twice as wide", "rough": "from a rough outline"}
+    rows = [
+        f"| {said} | {' | '.join(_score(pooled, intervals, way, n) for n in names)} |" for way, said in ways.items()
+    ]
+    return (
+        f"On {scored.get('objects', 0):,} objects of {scored.get('patients', 0)} patients of the part "
+        f"“{escaped(str(found.get('split') or ''))}”, clicked on by a program at the centre of the largest error. "
+        "iou@k: mean IoU after k clicks; noc@k: mean clicks to an IoU of k/100, 20 where it is never reached; never: "
+        "share that never reaches 0.85. In brackets: 95 % intervals over patients, where there are several.\n\n"
+        f"{head}" + "\n".join(rows)
+    )
 
 
 def _score(pooled: Mapping[str, Any], intervals: Mapping[str, Any], metric: str, key: str) -> str:

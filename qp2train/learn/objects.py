@@ -70,10 +70,14 @@ class Objects:
         return Box(float(x - side / 2), float(y - side / 2), side, side)
 
 
-def objects_of(table: PatchTable) -> Objects:
+def objects_of(table: PatchTable, *, part: str = "") -> Objects:
     """The objects on a table's slides: every area of a class, of whatever class it is.
 
     Lines and points have no inside, and what is background or ignored is no object.
+
+    Args:
+        table: Patches of the slides.
+        part: How an error names them.
 
     Raises:
         NoAnnotationError: There is none.
@@ -97,8 +101,9 @@ def objects_of(table: PatchTable) -> Objects:
             rows.append({**patch, **said, "x": (left + right) / 2, "y": (top + bottom) / 2})
     if not rows:
         raise NoAnnotationError(
-            f"no area is annotated as {' or '.join(table.labels.classes)} on the {len(table.slides)} slides: prompts "
-            "are learnt from outlines of objects, not from points and lines"
+            f"no area is annotated as {' or '.join(table.labels.classes)} on the {table.rows['entry'].nunique()} slides"
+            f"{f' of the part {part!r}' if part else ''}: prompts are learnt and judged by outlines of objects, not by "
+            "points and lines"
         )
     frame = table.rows.iloc[[0] * len(rows)].reset_index(drop=True)
     frame = frame.assign(**{column: [row[column] for row in rows] for column in frame.columns})
@@ -152,11 +157,13 @@ class ObjectViews(Dataset[Item]):
         painted = painter.paint(box, (px, px))
         at = Affine(box.width / px, 0, box.x, 0, box.height / px, box.y)
         mask = np.where(painted == IGNORE, IGNORE, OTHER).astype(np.uint8)
-        rasterize([(self.objects.geometries[row], OBJECT)], out=mask, transform=at)
+        inside = rasterize([(self.objects.geometries[row], 1)], out_shape=mask.shape, transform=at, dtype=np.uint8)
+        # Under its own outline a pixel is annotated, and so ignored only if it is to be.
+        mask[(inside > 0) & (painted != IGNORE)] = OBJECT
         return slide.read(box, (px, px)), mask
 
     def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_open": OrderedDict(), "_cache": {}}
+        return self.__dict__ | {"_open": OrderedDict(), "_cache": {}, "_kept_bytes": 0}
 
     def _strayed(
         self, row: int, rng: np.random.Generator, augmentation: Augmentation

@@ -19,6 +19,8 @@ from qp2train.learn.specs import check_stain
 from qp2train.learn.typed import check_types
 from qp2train.slides.stain import Stain
 
+# Architectures that cannot be used, and why.
+UNFIT = {"dpt": "its encoders read RGB only", "pan": "it cannot learn from a single view"}
 # Of the head that says how well an outline fits.
 _HIDDEN = 64
 # Of channels that a decoder's layers are normalised in.
@@ -56,8 +58,8 @@ class Prompted:
         if isinstance(weights, os.PathLike):
             object.__setattr__(self, "encoder_weights", os.fspath(weights))
         check_types(Prompted, vars(self), ModelError)
-        if self.arch.lower() == "dpt":
-            raise ModelError("'dpt' cannot take prompts: its encoders read RGB only; use 'unet' or another")
+        if self.arch.lower() in UNFIT:
+            raise ModelError(f"{self.arch!r} cannot take prompts: {UNFIT[self.arch.lower()]}; use 'unet' or another")
         self._plain(self.encoder_weights)  # raises what a segmentation would
 
     @classmethod

@@ -19,6 +19,7 @@ from qp2train.core.grouping import patients_of
 from qp2train.core.intervals import bootstrap
 from qp2train.core.labels import IGNORE
 from qp2train.core.patches import PatchTable
+from qp2train.errors import NoAnnotationError, PromptError
 from qp2train.learn.models import Model
 from qp2train.learn.objects import OBJECT, ObjectViews, objects_of
 from qp2train.learn.promptsim import degraded, error_click, loose_box
@@ -153,9 +154,11 @@ def evaluate_prompts(
         device: "auto", "cpu", "cuda", … of a trained model.
 
     Raises:
-        NoAnnotationError: No object is outlined.
-        PromptError: The model is of another task.
+        NoAnnotationError: No object is outlined, or none can be seen.
+        PromptError: The model is of another task, or `most` is below 1.
     """
+    if most < 1:
+        raise PromptError(f"most must be at least 1, not {most}")
     answering = ClickModel(model, device=device) if isinstance(model, Model) else model
     objects = objects_of(table)
     reading = Reading(stain=model.spec.stain) if isinstance(model, Model) else Reading()
@@ -172,7 +175,7 @@ def evaluate_prompts(
         truth, known = mask == OBJECT, mask != IGNORE
         wide_image, mask = views.read(int(i), objects.view(int(i), scale=WIDER), VIEW_PX)
         wide_truth, wide_known = mask == OBJECT, mask != IGNORE
-        if not wide_truth.any():  # thinner than a pixel
+        if not (truth.any() and wide_truth.any()):  # thinner than a pixel, or ignored
             continue
         view, own = answering.encode(image), np.random.default_rng([seed, int(i)])
         rough = degraded(truth, own)
@@ -201,6 +204,10 @@ def evaluate_prompts(
                 "refined": iou(refined, truth, valid=known),
                 "box": iou(boxed, truth, valid=known),
             }
+        )
+    if not rows:
+        raise NoAnnotationError(
+            f"none of {len(objects)} objects can be seen at {VIEW_PX} px, so that none was clicked on"
         )
     clicked = {start: ClickScores.of(found).curves for start, found in curves.items()}
     split = set(table.rows["split"])

@@ -10,6 +10,7 @@ from qp2train.core.labels import IGNORE
 from qp2train.core.patches import PatchTable
 from qp2train.errors import PromptError
 from qp2train.learn.objects import OBJECT, ObjectViews, objects_of
+from qp2train.refine.outline import mask_of
 from qp2train.refine.prompts import Pixels
 
 # A view (H, W, 3) uint8, an object in it (H, W) bool, and where that is known (H, W) bool; None = everywhere.
@@ -56,6 +57,5 @@ class ObjectExamples(Sequence[Example]):
         return image, mask == OBJECT, mask != IGNORE
 
     def _seen(self, row: int) -> bool:
-        """Whether an object is larger than a pixel of its view."""
-        pixel = self.objects.view(row, scale=self.scale).width / self.view_px
-        return float(self.objects.geometries[row].area) > pixel**2
+        view = self.objects.view(row, scale=self.scale)
+        return bool(mask_of(self.objects.geometries[row], view, (self.view_px, self.view_px)).any())

@@ -57,7 +57,9 @@ class Prompt:
             raise PromptError("nothing is prompted: give points, a box or a mask")
 
     def within(self, height: int, width: int) -> Prompt:
-        """The prompt as it counts in a view of this size: without clicks beyond it; its mask is empty if it has none.
+        """The prompt as it counts in a view of this size: without clicks, and without a box, beyond it.
+
+        Its mask is empty if it has none.
 
         Raises:
             PromptError: The mask is of another size.
@@ -70,7 +72,10 @@ class Prompt:
             if 0 <= point[0] < width and 0 <= point[1] < height
         ]
         mask = np.zeros((height, width), np.bool_) if self.mask is None else self.mask
-        return Prompt([p for p, _ in clicks], [label for _, label in clicks], self.box, mask)
+        box = self.box
+        if box is not None and not (box[0] < width and box[1] < height and box[2] > 0 and box[3] > 0):
+            box = None
+        return Prompt([p for p, _ in clicks], [label for _, label in clicks], box, mask)
 
     @staticmethod
     def _check_box(box: tuple[float, float, float, float]) -> None:

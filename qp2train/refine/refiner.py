@@ -125,6 +125,7 @@ class Refiner:
         """
         looked_at = self._looked_at()
         region, size = looked_at.box, looked_at.size
+        points = Prompt(points, [1] * len(points)).points if len(points) else ()
         sx, sy = size[0] / region.width, size[1] / region.height
         prompt = Prompt(
             [((x - region.x) * sx, (y - region.y) * sy) for x, y in points],

@@ -80,9 +80,13 @@ def before_and_after(slide: Slide, refined: Sequence[Annotation], *, most: int =
         axes.set_xlim(view.x, view.right)
         axes.set_ylim(view.bottom, view.y)
         said = annotation.class_name or "object"
-        axes.set_title(f"{said}, {annotation.measurements[PREDICTED_IOU]:.2f}", fontsize=8)
+        axes.set_title(f"{said}, {annotation.measurements[PREDICTED_IOU]:.2f}", fontsize=8, parse_math=False)
     left_out = f"; {len(chosen)} of {len(refined)} are shown" if len(chosen) < len(refined) else ""
-    figure.suptitle(f"{slide.name}: prompt (dashed, blue) and outline (yellow), predicted IoU{left_out}", fontsize=9)
+    figure.suptitle(
+        f"{slide.name}: prompt (dashed, blue) and outline (yellow), predicted IoU{left_out}",
+        fontsize=9,
+        parse_math=False,
+    )
     figure.tight_layout()
     return figure
 
@@ -95,11 +99,13 @@ def _draw(axes: Any, refiner: Refiner) -> None:
     if last.found:
         best = last.found[0]
         axes.add_patch(PathPatch(_path(best.geometry), fc="none", ec=OUTLINE, lw=2))
-        axes.set_title(f"{best.class_name or 'object'}, predicted IoU {best.measurements[PREDICTED_IOU]:.2f}")
+        axes.set_title(
+            f"{best.class_name or 'object'}, predicted IoU {best.measurements[PREDICTED_IOU]:.2f}", parse_math=False
+        )
     elif last.points or last.box is not None:
-        axes.set_title("nothing was found")
+        axes.set_title("nothing was found", parse_math=False)
     else:
-        axes.set_title("click on an object")
+        axes.set_title("click on an object", parse_math=False)
     axes.set_xlim(box.x, box.right)
     axes.set_ylim(box.bottom, box.y)
     axes.set_xlabel("full-resolution px")
@@ -112,7 +118,7 @@ def _clicked(axes: Any, refiner: Refiner, event: Any) -> None:
     try:
         refiner.click(event.xdata, event.ydata, belongs=event.button == 1)
     except PromptError as error:
-        axes.set_title(str(error))
+        axes.set_title(str(error), parse_math=False)
     else:
         _draw(axes, refiner)
     axes.figure.canvas.draw_idle()

@@ -31,7 +31,7 @@ BoxOf = Annotated[list[Coordinate], Field(min_length=4, max_length=4)]
 Image = Annotated[str, Field(description="A PNG file in base64, without a prefix.")]
 Share = Annotated[float, Field(ge=0, le=1)]
 
-ONE_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNQj3EBAAGTAMVOKJdrAAAAAElFTkSuQmCC"
+ONE_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGN4tuUSAATwAm3+0MLIAAAAAElFTkSuQmCC"
 _MOST_POINTS = 10_000
 _MOST_BOXES = 1_000
 

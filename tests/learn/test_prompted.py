@@ -90,7 +90,7 @@ def test_objects_are_the_areas_of_all_classes_and_nothing_else(tmp_path) -> None
 def test_a_project_of_points_and_lines_has_no_object(tmp_path, labels) -> None:
     table = one_slide(tmp_path, [square(10, 10, 20, id="a")], labels)
     ref = replace(table.slides["s"], annotations=[Annotation(Point(5, 5), "Tumor", id="p")])
-    with pytest.raises(NoAnnotationError, match="not from points and lines"):
+    with pytest.raises(NoAnnotationError, match="not by points and lines"):
         objects_of(replace(table, slides={"s": ref}))
 
 
@@ -103,6 +103,15 @@ def test_a_view_says_what_is_the_object_what_is_not_and_what_nobody_knows(tmp_pa
     expected = np.full((28, 28), OTHER)
     expected[4:24, 4:24] = OBJECT  # the neighbour, of the same class, is another one
     expected[25:28, 18:22] = IGNORE
+    np.testing.assert_array_equal(mask.numpy(), expected)
+
+
+def test_what_lies_under_ignore_is_neither_learnt_nor_judged(tmp_path, labels) -> None:
+    table = one_slide(tmp_path, [square(10, 10, 20, id="a"), square(20, 0, 50, "Ignore*", id="i")], labels)
+    _, mask, _ = ObjectViews(objects_of(table), 28)[0, 0]
+    expected = np.full((28, 28), OTHER)
+    expected[4:24, 4:24] = OBJECT
+    expected[:, 14:] = IGNORE
     np.testing.assert_array_equal(mask.numpy(), expected)
 
 
@@ -241,6 +250,7 @@ def test_arguments_that_say_nothing_to_prompts_are_refused(prompted, train_val, 
     ("change", "said"),
     [
         ({"arch": "dpt"}, "cannot take prompts"),
+        ({"arch": "pan"}, "cannot take prompts"),
         ({"arch": "nonsense"}, "cannot build"),
         ({"options": {"in_channels": 3}}, "in_channels"),
         ({"stain": "pink"}, "stain must be"),

@@ -11,6 +11,7 @@ from qp2train import Model
 from qp2train.core.clicks import iou
 from qp2train.errors import PromptError
 from qp2train.refine.clicknet import ClickModel, ClickView, _cut, _round
+from qp2train.refine.fallback import ColourModel
 from qp2train.refine.prompts import Prompt
 
 
@@ -78,7 +79,6 @@ def test_a_box_and_a_rough_outline_do_too(answering) -> None:
         Prompt(mask=np.zeros((64, 64), np.bool_)),
         Prompt([(10, 10)], [0]),
         Prompt(box=(-1e6, -1e6, 1e6, 1e6)),
-        Prompt(box=(900, 900, 950, 950)),
         Prompt([(0, 0), (63, 63)], [1, 0], box=(5, 5, 6, 6), mask=np.ones((64, 64), np.bool_)),
     ],
 )
@@ -86,6 +86,12 @@ def test_odd_prompts_are_answered_with_masks_of_the_views_size(answering, prompt
     found = answering.encode(picture(64, 64, (10, 10, 20))).predict(prompt)
     assert found
     assert all(c.mask.shape == (64, 64) and c.mask.dtype == np.bool_ for c in found)
+
+
+@pytest.mark.parametrize("prompt", [Prompt(box=(900, 900, 950, 950)), Prompt([(-5, 3)], [1]), Prompt([(3, 64)], [0])])
+def test_a_prompt_beyond_the_view_finds_nothing(answering, prompt) -> None:
+    for model in (answering, ColourModel()):
+        assert not any(c.mask.any() for c in model.encode(picture(64, 64, (10, 10, 20))).predict(prompt))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 3), (64, 64), (65, 129)])

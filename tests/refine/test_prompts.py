@@ -44,6 +44,7 @@ def test_a_mask_must_be_of_the_view() -> None:
 def test_clicks_beyond_the_view_do_not_count() -> None:
     prompt = Prompt([(-0.1, 1), (0, 0), (3, 1), (2.9, 1.9)], [1, 1, 0, 0], box=(-9, -9, 9, 9)).within(2, 3)
     assert (prompt.points, prompt.labels, prompt.box) == (((0, 0), (2.9, 1.9)), (1, 0), (-9, -9, 9, 9))
+    assert Prompt(box=(3, 0, 9, 2)).within(2, 3).box is None
 
 
 def test_numbers_of_numpy_are_numbers() -> None:

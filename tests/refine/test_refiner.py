@@ -152,3 +152,11 @@ def test_numbers_of_numpy_are_numbers(refiner: Refiner) -> None:
         points=np.array([[130, 240]]), labels=np.array([1]), box=Box(*np.array([110, 210, 50, 60]))
     )  # type: ignore[arg-type]
     assert json.loads(found.metadata[PROMPT_KEY])["box"] == [110, 210, 160, 270]
+
+
+@pytest.mark.parametrize("points", [[(1,)], [("a", "b")], [1, 2], [(float("nan"), 2)]])
+def test_points_that_are_none_are_named(points) -> None:
+    refiner = Refiner()
+    refiner.set_region(ArraySlide(np.zeros((20, 30, 3), np.uint8), mpp=1.0), Box(0, 0, 30, 20))
+    with pytest.raises(PromptError, match="two finite numbers"):
+        refiner.predict(points=points)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterator
 
 import httpx
@@ -14,6 +16,7 @@ from shapely.geometry import shape
 from qp2train import __version__
 from qp2train.serve.app import create_app
 from qp2train.serve.models import SAM_TYPES, Models
+from qp2train.serve.samprotocol import ONE_PIXEL
 from qp2train.serve.settings import Settings
 
 HEIGHT, WIDTH = 40, 60
@@ -283,3 +286,7 @@ def test_real_colours_are_outlined_by_the_fallback(address: str) -> None:
     )
     assert outline.intersection(truth).area / outline.union(truth).area > 0.9
     assert 0 < feature["properties"]["quality"] <= 1
+
+
+def test_the_example_picture_of_the_description_is_one() -> None:
+    assert Image.open(io.BytesIO(base64.b64decode(ONE_PIXEL))).convert("RGB").size == (1, 1)
