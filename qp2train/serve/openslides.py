@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from qp2train.qupath.entry import ImageEntry
 from qp2train.qupath.folder import FolderEntry
@@ -35,17 +36,18 @@ class OpenSlides:
         self._held: OrderedDict[str, _Held] = OrderedDict()
 
     @contextmanager
-    def of(self, entry: ImageEntry | FolderEntry) -> Iterator[Slide]:
-        """An entry's slide, for as long as the block lasts.
+    def of(self, entry: ImageEntry | FolderEntry, project: Path) -> Iterator[Slide]:
+        """An entry's slide, for as long as the block lasts; opened anew where it or the project's file has changed.
 
         Raises:
             SlideError, ProjectError: As `entry.slide()`.
         """
+        key = f"{entry.id} {_stamp(entry.path)} {_stamp(project)}"
         with self._lock:
-            held = self._held.get(entry.id)
+            held = self._held.get(key)
             if held is None:
-                held = self._held[entry.id] = _Held(entry.slide())
-            self._held.move_to_end(entry.id)
+                held = self._held[key] = _Held(entry.slide())
+            self._held.move_to_end(key)
             held.users += 1
             self._close_idle(self.most)
         try:
@@ -65,3 +67,11 @@ class OpenSlides:
         idle = [key for key, held in self._held.items() if held.users == 0]
         for key in idle[: max(0, len(self._held) - most)]:
             self._held.pop(key).slide.close()
+
+
+def _stamp(file: Path | None) -> str:
+    """What changes with a file."""
+    if file is None or not file.exists():
+        return "-"
+    found = file.stat()
+    return f"{found.st_mtime_ns}-{found.st_size}"

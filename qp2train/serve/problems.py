@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from qp2train.errors import EntryChangedError, ProjectError, Qp2trainError, SlideNotFoundError
+from qp2train.errors import ProjectError, Qp2trainError, QuPathFormatError, SlideError
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,6 @@ def add_handlers(app: FastAPI) -> None:
 
 def status_of(error: Exception) -> int:
     """409 where a project or slide is in the way, 422 where the request is wrong."""
-    if isinstance(error, EntryChangedError | SlideNotFoundError | ProjectError):
+    if isinstance(error, ProjectError | QuPathFormatError | SlideError):
         return 409
     return 422

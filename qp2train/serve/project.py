@@ -44,7 +44,8 @@ class ServedProject:
         self.path, self._roots = Path(path), tuple(image_roots)
         self._slides = OpenSlides()
         self._writing = threading.Lock()
-        self._open()
+        opened = self._open()
+        self._file = opened.file if isinstance(opened, Project) else self.path
 
     def entries(self) -> list[ImageEntry | FolderEntry]:
         """All images, in their order."""
@@ -58,7 +59,7 @@ class ServedProject:
             SlideError, ProjectError: Its slide cannot be read.
         """
         entry = _entry(self._open(), entry_id)
-        with self._slides.of(entry) as slide:
+        with self._slides.of(entry, self._file) as slide:
             try:
                 return entry, *slide.size, slide.mpp
             except MissingCalibrationError:
@@ -71,7 +72,7 @@ class ServedProject:
             HTTPException: 404 = there is no such image, 422 = the region misses its slide.
             SlideError, ProjectError: Its slide cannot be read.
         """
-        with self._slides.of(_entry(self._open(), entry_id)) as slide:
+        with self._slides.of(_entry(self._open(), entry_id), self._file) as slide:
             whole = Box(0, 0, *slide.size)
             shown = whole if box is None else box.clipped_to(*slide.size)
             if shown.width <= 0 or shown.height <= 0:
@@ -92,7 +93,7 @@ class ServedProject:
             SlideError, ProjectError: Its slide cannot be read.
         """
         refiner = Refiner(model, view_px=view_px)
-        with self._slides.of(_entry(self._open(), entry_id)) as slide:
+        with self._slides.of(_entry(self._open(), entry_id), self._file) as slide:
             refiner.set_region(slide, region)
         return refiner
 
@@ -117,6 +118,9 @@ class ServedProject:
         with self._writing:
             project = self._open()
             entry, gone = _entry(project, entry_id), set(ids)
+            if gone and isinstance(project, Project):
+                found = project.clear(source=source, entries=[entry.id], ids=gone)
+                return found[0] if found else WriteReport(entry.name, source)
             ours = [a for a in entry.annotations("all") if a.source == source]
             stay = [a for a in ours if gone and a.id not in gone]
             if len(stay) < len(ours):

@@ -253,7 +253,7 @@ def test_without_a_project_there_are_no_images(tmp_path: Path) -> None:
 
 
 def test_a_few_slides_stay_open_and_none_is_closed_while_it_is_read() -> None:
-    slides, closed = OpenSlides(most=1), list[str]()
+    slides, closed, here = OpenSlides(most=1), list[str](), Path(__file__)
 
     class Entry(FakeEntry):
         def slide(self):
@@ -262,10 +262,30 @@ def test_a_few_slides_stay_open_and_none_is_closed_while_it_is_read() -> None:
             return slide
 
     a, b = Entry("a"), Entry("b")
-    with slides.of(a), slides.of(b):
+    with slides.of(a, here), slides.of(b, here):
         assert closed == []
     assert closed == ["b"]  # a was in use when there was one too many
-    with slides.of(b):
+    with slides.of(b, here):
         assert closed == ["b", "a"]
     slides.close()
     assert closed == ["b", "a", "b"]
+
+
+def test_a_slide_is_opened_anew_when_the_project_has_changed(client: TestClient, project: Project) -> None:
+    assert client.get("/api/v1/entries/1").json()["mpp"] == 0.5
+    file = project.file
+    text = file.read_text(encoding="utf-8")
+    assert '"value":0.5' in text.replace(" ", "")
+    file.write_text(text.replace("0.5", "0.25"), encoding="utf-8")
+    assert client.get("/api/v1/entries/1").json()["mpp"] == 0.25
+    next(file.parent.parent.glob("a.tiff")).unlink()
+    assert client.get("/api/v1/entries/1").status_code == 409
+
+
+def test_damage_in_the_project_is_not_the_requests_fault(client: TestClient, project: Project) -> None:
+    data = project["1"].data_path
+    data.write_bytes(data.read_bytes()[:50])
+    ring = [[1, 1], [9, 1], [9, 9], [1, 1]]
+    one = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": {}}
+    answer = client.post("/api/v1/entries/1/objects", json={"model": "glands", "features": [one]})
+    assert answer.status_code == 409, answer.text

@@ -5,7 +5,7 @@ const $ = (id) => document.getElementById(id);
 const canvas = $("view"), pen = canvas.getContext("2d");
 const LEAST = 16; // pixels of the slide across the view
 const DRAG = 5; // pixels of the screen that a hand moves while it clicks
-const state = { size: null, box: null, picture: null, steps: [], saved: [], drag: null, shown: 0, asked: 0 };
+const state = { size: null, box: null, picture: null, steps: [], saved: [], drag: null, shown: 0 };
 
 function say(text, bad = false) {
   $("status").textContent = text;
@@ -128,18 +128,27 @@ function moved(dx, dy) {
   return { ...box, x: box.x + dx * box.width, y: box.y + dy * box.height };
 }
 
+// A step counts from the click on, so that a second click before the answer adds to it.
 async function predict(step) {
-  const number = ++state.asked, before = last();
-  const features = await (await ask(`${entryPath()}/predict`, {
-    method: "POST",
-    body: {
-      region: inside(state.box), model: $("model").value, points: step.points, labels: step.labels, box: step.box,
-      mask: before && before.found ? before.found.geometry : null, class_name: $("class").value || null,
-    },
-  })).json();
-  if (number !== state.asked) return;
-  step.found = features[0] || null;
+  const found = [...state.steps].reverse().map((before) => before.found).find(Boolean);
   state.steps.push(step);
+  draw();
+  let features;
+  try {
+    features = await (await ask(`${entryPath()}/predict`, {
+      method: "POST",
+      body: {
+        region: inside(state.box), model: $("model").value, points: step.points, labels: step.labels, box: step.box,
+        mask: found ? found.geometry : null, class_name: $("class").value || null,
+      },
+    })).json();
+  } catch (error) {
+    state.steps = state.steps.filter((one) => one !== step);
+    draw();
+    throw error;
+  }
+  step.found = features[0] || null;
+  if (!state.steps.includes(step)) return; // taken back meanwhile
   tell();
   draw();
 }
@@ -164,7 +173,6 @@ const drawBox = trying(async (box) => {
 });
 
 function undo() {
-  ++state.asked; // what is being asked is no longer wanted
   state.steps.pop();
   tell();
   draw();
@@ -172,7 +180,6 @@ function undo() {
 
 function forget() {
   state.steps = [];
-  ++state.asked;
   tell();
   draw();
 }
@@ -182,7 +189,12 @@ const save = trying(async () => {
   if (!step || !step.found) throw new Error("There is nothing to save: click an object first.");
   const entry = $("entry").value, model = $("model").value, feature = step.found, name = $("class").value;
   feature.properties.classification = name ? { names: name.split(": ") } : null;
-  await ask(`${entryPath()}/objects`, { method: "POST", body: { model, features: [feature] } });
+  $("save").disabled = true; // once is enough
+  try {
+    await ask(`${entryPath()}/objects`, { method: "POST", body: { model, features: [feature] } });
+  } finally {
+    $("save").disabled = false;
+  }
   state.saved.push({ entry, model, feature });
   forget();
   say("Saved.");
