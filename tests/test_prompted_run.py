@@ -101,6 +101,7 @@ def test_what_it_cannot_do_is_said(home: Path) -> None:
     ("override", "said"),
     [
         ("model.multilabel=true", "unknown key 'model.multilabel'"),
+        ("model.stain=macenko", "unknown key 'model.stain'"),
         ("fit.loss=ce", "loss is not for prompts"),
         ("model.arch=dpt", "cannot take prompts"),
     ],

@@ -15,9 +15,7 @@ from qp2train.core.labels import LabelMap
 from qp2train.errors import ModelError
 from qp2train.learn.promptguide import GUIDES
 from qp2train.learn.segmentation import Segmentation, SegmentationNet, SmpNet
-from qp2train.learn.specs import check_stain
 from qp2train.learn.typed import check_types
-from qp2train.slides.stain import Stain
 
 # Architectures that cannot be used, and why.
 UNFIT = {"dpt": "its encoders read RGB only", "pan": "it cannot learn from a single view"}
@@ -39,7 +37,6 @@ class Prompted:
         encoder: Its encoder; small ones answer a click sooner.
         encoder_weights: As for `Segmentation`.
         options: Further keyword arguments of the architecture.
-        stain: As for `Segmentation`.
 
     Sources: Sofiiuk et al., Reviving Iterative Training with Mask Guidance for Interactive Segmentation, ICIP 2022
     (click disks, earlier mask, clicks simulated during training); Koohbanani et al., NuClick, MedIA 2020.
@@ -50,10 +47,8 @@ class Prompted:
     encoder: str = "resnet18"
     encoder_weights: str | None = "imagenet"
     options: Mapping[str, Any] = field(default_factory=dict)
-    stain: Stain | None = None
 
     def __post_init__(self) -> None:
-        check_stain(self.stain)
         weights: object = self.encoder_weights
         if isinstance(weights, os.PathLike):
             object.__setattr__(self, "encoder_weights", os.fspath(weights))
@@ -61,6 +56,10 @@ class Prompted:
         if self.arch.lower() in UNFIT:
             raise ModelError(f"{self.arch!r} cannot take prompts: {UNFIT[self.arch.lower()]}; use 'unet' or another")
         self._plain(self.encoder_weights)  # raises what a segmentation would
+
+    @property
+    def stain(self) -> None:
+        """None: a view that comes from elsewhere, as over the server, does not tell its slide's stain."""
 
     @classmethod
     def from_dict(cls, labels: LabelMap, network: Mapping[str, Any]) -> Prompted:

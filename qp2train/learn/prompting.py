@@ -180,7 +180,7 @@ def prepare(
     Raises:
         NoAnnotationError: No object is outlined.
     """
-    reading = Reading(scaled_decode, spec.stain)
+    reading = Reading(scaled_decode)
     objects = objects_of(train)
     views = ObjectViews(objects, train.size_px, augmentation, reading=reading)
     _warn_of_no_outside(views)

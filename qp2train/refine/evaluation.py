@@ -26,7 +26,6 @@ from qp2train.learn.promptsim import degraded, error_click, loose_box
 from qp2train.refine.clicknet import ClickModel
 from qp2train.refine.clicks import click_through
 from qp2train.refine.prompts import Prompt, PromptModel
-from qp2train.slides.reading import Reading
 
 log = logging.getLogger(__name__)
 
@@ -161,8 +160,7 @@ def evaluate_prompts(
         raise PromptError(f"most must be at least 1, not {most}")
     answering = ClickModel(model, device=device) if isinstance(model, Model) else model
     objects = objects_of(table)
-    reading = Reading(stain=model.spec.stain) if isinstance(model, Model) else Reading()
-    views = ObjectViews(objects, VIEW_PX, reading=reading)
+    views = ObjectViews(objects, VIEW_PX)
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(objects))[:most])
     if len(chosen) < len(objects):
