@@ -107,7 +107,7 @@ class TestNormalisation:
         said = {**published, "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}
         monkeypatch.setattr(smp.encoders, "get_preprocessing_params", lambda encoder, weights: said)
         scratch = SPEC.build().net
-        monkeypatch.setattr(Segmentation, "_create", lambda self, weights: scratch)
+        monkeypatch.setattr(Segmentation, "create", lambda self, weights: scratch)
         net = replace(SPEC, encoder="resnet18", encoder_weights="ssl").build()
         assert (net.mean.flatten() / 255).tolist() == pytest.approx(mean)
 
