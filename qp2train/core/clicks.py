@@ -58,6 +58,12 @@ def iou(predicted: BitMask, truth: BitMask, *, valid: BitMask | None = None) -> 
     return float((predicted & truth & seen).sum() / union) if union else 1.0
 
 
+def extent_of(mask: BitMask) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of a mask's pixels, which it has; right and bottom are beyond the last ones."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
 @dataclass(frozen=True)
 class ClickScores:
     """How well objects were found by clicking, over many objects.
@@ -89,10 +95,18 @@ class ClickScores:
 
         An object that has it before the first click counts 0. Source: Xu et al., CVPR 2016.
         """
-        most = self.curves.shape[1] - 1
+        return float(self.clicks_each(target).mean())
+
+    def clicks_each(self, target: float) -> NDArray[np.float64]:
+        """(objects,): what `clicks_to` is the mean of."""
         there = self.curves >= target
-        return float(np.where(there.any(axis=1), there.argmax(axis=1), most).mean())
+        most = self.curves.shape[1] - 1
+        return np.asarray(np.where(there.any(axis=1), there.argmax(axis=1), most), np.float64)
 
     def never(self, target: float = FAILED) -> float:
         """Share of the objects that never reach an IoU of `target`."""
-        return float((self.curves < target).all(axis=1).mean())
+        return float(self.never_each(target).mean())
+
+    def never_each(self, target: float = FAILED) -> NDArray[np.bool_]:
+        """(objects,): what `never` is the mean of."""
+        return np.asarray((self.curves < target).all(axis=1))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from qp2train.core.clicks import BitMask
+from qp2train.core.clicks import BitMask, extent_of
 
 # How often training begins with a click, a box, a rough outline; and how often a click comes with the outline.
 CLICK, BOX, OUTLINE = 0.55, 0.2, 0.25
@@ -67,8 +67,7 @@ def first_prompt(truth: BitMask, known: BitMask, rng: np.random.Generator) -> Pr
 
 def loose_box(truth: BitMask, rng: np.random.Generator) -> tuple[float, float, float, float]:
     """A box round an object, each edge up to 15 % of its sides beside it."""
-    rows, columns = np.flatnonzero(truth.any(axis=1)), np.flatnonzero(truth.any(axis=0))
-    left, right, top, bottom = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
+    left, top, right, bottom = extent_of(truth)
     dx, dy = LOOSE * (right - left), LOOSE * (bottom - top)
     off = rng.uniform(-1, 1, 4) * [dx, dy, dx, dy]
     return float(left + off[0]), float(top + off[1]), float(right + off[2]), float(bottom + off[3])

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 
-from qp2train.core.clicks import BitMask
+from qp2train.core.clicks import BitMask, extent_of
 from qp2train.errors import PromptError
 from qp2train.infer.predict import choose_device
 from qp2train.learn.models import Model
@@ -87,7 +87,7 @@ class ClickView:
         whole = ((width - side) / 2, (height - side) / 2, side)
         given = None
         if prompt.mask.any():
-            given = _round(_extent(prompt.mask), prompt.points, ROOM)
+            given = _round(extent_of(prompt.mask), prompt.points, ROOM)
         elif prompt.box is not None:
             left, top, right, bottom = prompt.box
             given = _round((max(0, left), max(0, top), min(width, right), min(height, bottom)), prompt.points, ROUND)
@@ -138,12 +138,6 @@ class ClickView:
         return _meant(mask, prompt)
 
 
-def _extent(mask: BitMask) -> tuple[float, float, float, float]:
-    """(left, top, right, bottom) of a mask's pixels."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
-
-
 def _round(box: tuple[float, float, float, float], points: Sequence[tuple[float, float]], room: float) -> Window:
     """The square window round a box and all clicks, `room` times as wide as the box."""
     xs, ys = [box[0], box[2], *(x for x, _ in points)], [box[1], box[3], *(y for _, y in points)]
@@ -183,7 +177,7 @@ def _reaches(mask: BitMask, window: Window) -> bool:
     left, top, side = window
     right, bottom = left + side, top + side
     near = side * EDGE
-    x0, y0, x1, y1 = _extent(mask)
+    x0, y0, x1, y1 = extent_of(mask)
     return (
         (left > 0 and x0 < left + near)
         or (top > 0 and y0 < top + near)

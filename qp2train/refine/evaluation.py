@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from qp2train.core.clicks import FAILED, MOST, ClickScores, iou
+from qp2train.core.clicks import ClickScores, iou
 from qp2train.core.grouping import patients_of
 from qp2train.core.intervals import bootstrap
 from qp2train.core.labels import IGNORE
@@ -216,9 +216,8 @@ def _of_clicks(scores: ClickScores) -> dict[str, NDArray[np.float64]]:
     """Score → (objects,)."""
     found = {f"iou@{k}": np.asarray(scores.curves[:, k], np.float64) for k in AFTER}
     for target in TARGETS:
-        there = scores.curves >= target
-        found[f"noc@{round(100 * target)}"] = np.where(there.any(axis=1), there.argmax(axis=1), MOST).astype(np.float64)
-    found["never"] = np.asarray((scores.curves < FAILED).all(axis=1), np.float64)
+        found[f"noc@{round(100 * target)}"] = scores.clicks_each(target)
+    found["never"] = scores.never_each().astype(np.float64)
     return found
 
 

@@ -12,6 +12,7 @@ import shapely
 from qp2train.core.annotation import Annotation
 from qp2train.core.geometry import Box
 from qp2train.errors import MissingCalibrationError, PromptError
+from qp2train.learn.objects import ROUND
 from qp2train.refine.prompts import PromptModel
 from qp2train.refine.refiner import Refiner
 from qp2train.refine.wishes import Wish, wishes
@@ -23,8 +24,6 @@ log = logging.getLogger(__name__)
 ORIGIN_KEY = "qp2train asked by"
 # The id of the predicted object that an answer takes the place of, in the answer's metadata.
 CORRECTS_KEY = "qp2train corrects"
-# How much is shown round an object, as a factor of its size.
-ROUND = 1.4
 
 
 def refine_slide(

@@ -14,7 +14,7 @@ import shapely
 from fastapi import HTTPException
 from pydantic import BaseModel, ConfigDict, Field
 
-from qp2train.core.clicks import BitMask
+from qp2train.core.clicks import BitMask, extent_of
 from qp2train.core.geometry import Box
 from qp2train.qupath.geojsonshape import to_geojson
 from qp2train.qupath.qpdata import SOURCE_KEY
@@ -191,6 +191,5 @@ def features(candidates: Iterable[Candidate], served: Served) -> list[dict[str, 
 
 def _outline(mask: BitMask) -> shapely.Polygon | shapely.MultiPolygon:
     """Of the mask's own box alone: of a small object on a large view it takes a tenth of the time."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    left, top, right, bottom = extent_of(mask)
     return outline_of(np.ascontiguousarray(mask[top:bottom, left:right]), Box(left, top, right - left, bottom - top))
