@@ -47,10 +47,6 @@ from qp2train.qupath.project import Project
 from qp2train.qupath.writereport import Mode, WriteReport
 from qp2train.recipe import NETWORKS, Recipe, checked_arguments, override, read_yaml
 from qp2train.refine.evaluation import PromptEvaluation, evaluate_prompts
-from qp2train.refine.fallback import ColourModel
-from qp2train.refine.onslide import CORRECTS_KEY, ORIGIN_KEY, refine_slide
-from qp2train.refine.prompts import PromptModel
-from qp2train.refine.refiner import PROMPT_KEY
 from qp2train.sampling.images import Progress
 from qp2train.sampling.leakage import check_leakage
 from qp2train.sampling.patchtiles import PATCH_SOURCE, patch_tiles
@@ -317,124 +313,6 @@ def find_tissue(
         except Qp2trainError as error:
             log.info("%s: %s", entry.name, error)  # the caller has it in the outcome
             yield Outcome(entry, error=error)
-
-
-def refine_project(
-    project: Project | SlideFolder,
-    *,
-    model: PromptModel | None = None,
-    entries: Iterable[ImageEntry | FolderEntry] | None = None,
-    write: bool = False,
-    outlines: Sequence[str] = (),
-    corrected: bool = False,
-    class_name: str | None = None,
-    mpp: float | None = None,
-    pictures: str | Path | None = None,
-    progress: Progress | None = None,
-) -> Iterator[Outcome]:
-    """Outline what is prompted on a project's images, see `refine_slide`; what was drawn stays.
-
-    Refining again replaces what the same prompts have asked for before, unless a human has corrected it since; answers
-    to other prompts stay. The objects' source is the prompted model's id. An image that fails is reported; the others
-    still come.
-
-    Args:
-        project: Where the prompts are, and where the outlines are written.
-        model: What answers; None = the training-free fallback.
-        entries: Which images; None = all.
-        write: Write into the project; otherwise the report says what would be written.
-        outlines: Classes whose areas are rough outlines to be made better.
-        corrected: Also what other models have outlined where a point corrects it, see `wishes`, annotations and
-            detections; the new outline takes the place of the predicted one. Not for folders with GeoJSON.
-        class_name: Of objects whose prompt does not say its class.
-        mpp: µm per pixel at which outlines of large objects are wanted, see `refine_slide`.
-        pictures: A folder for one picture per image: each object before and after.
-        progress: Called with (image name, images done, images in all).
-
-    Raises:
-        ProjectError: `corrected`, and the project is a folder.
-        PromptError: `mpp` is not above 0.
-    """
-    if corrected and not isinstance(project, Project):
-        raise ProjectError(f"{project.path} is a folder of GeoJSON files: corrected= is for QuPath projects")
-    if mpp is not None and not 0 < mpp < math.inf:
-        raise PromptError(f"mpp must be a number above 0, not {mpp}")
-    answering: PromptModel = ColourModel() if model is None else model
-    chosen = list(project if entries is None else entries)
-    for done, entry in enumerate(chosen):
-        if progress is not None:
-            progress(entry.name, done, len(chosen))
-        try:
-            there = entry.annotations("all" if corrected else "annotation")
-            drawn, earlier = _prompts(there, answering.id), [a for a in there if ORIGIN_KEY in a.metadata]
-            predicted = [a for a in there if corrected and _is_prediction(a, answering.id)]
-            slide = entry.slide()
-            try:
-                found = refine_slide(
-                    slide,
-                    drawn,
-                    model=answering,
-                    outlines=outlines,
-                    predicted=[*predicted, *map(_before_correction, _corrections(earlier))],
-                    class_name=class_name,
-                    mpp=mpp,
-                )
-                # What a human has corrected is answered; what other prompts have asked for stays.
-                answered = {a.metadata[ORIGIN_KEY] for a in earlier if a.source is None}
-                found = [a for a in found if a.metadata[ORIGIN_KEY] not in answered]
-                if pictures is not None and found:
-                    _before_after(slide, found, Path(pictures) / f"{entry.id}-{Path(entry.name).stem}.png")
-            finally:
-                slide.close()
-            anew = {a.metadata[ORIGIN_KEY] for a in found}
-            kept = [a for a in earlier if a.source == answering.id and a.metadata[ORIGIN_KEY] not in anew]
-            report = project.write(
-                entry.id, [*found, *kept], source=answering.id, mode="replace" if write else "dry-run"
-            )
-            if write and predicted and isinstance(project, Project):  # the new ones are in before the old ones go
-                _take_out(project, entry.id, predicted, anew)
-            yield Outcome(entry, found, report)
-        except Qp2trainError as error:
-            log.info("%s: %s", entry.name, error)  # the caller has it in the outcome
-            yield Outcome(entry, error=error)
-
-
-def _prompts(there: Iterable[Annotation], source: str) -> list[Annotation]:
-    """What may be a prompt on an image: annotations, but none that the answering model made earlier."""
-    return [a for a in there if a.kind == "annotation" and a.source != source]
-
-
-def _is_prediction(annotation: Annotation, source: str) -> bool:
-    """Whether it is an object that another model outlined; tissue and patches are none."""
-    made = annotation.source is not None and annotation.source not in (source, TISSUE_SOURCE, PATCH_SOURCE)
-    return made and annotation.kind in ("annotation", "detection")
-
-
-def _corrections(earlier: Iterable[Annotation]) -> list[Annotation]:
-    return [a for a in earlier if CORRECTS_KEY in a.metadata and json.loads(a.metadata[PROMPT_KEY]).get("mask")]
-
-
-def _before_correction(correction: Annotation) -> Annotation:
-    """The predicted object that an earlier correction took the place of, so that its points still find it."""
-    outline = shapely.from_wkt(json.loads(correction.metadata[PROMPT_KEY])["mask"])
-    return Annotation(outline, correction.class_name, id=correction.metadata[CORRECTS_KEY], plane=correction.plane)
-
-
-def _take_out(project: Project, entry: str, predicted: Sequence[Annotation], ids: Container[str]) -> None:
-    """The predictions of these ids, of whatever model."""
-    gone = [a for a in predicted if a.id in ids]
-    for source in sorted({str(a.source) for a in gone}):
-        project.clear(source=source, entries=[entry], ids={a.id for a in gone if a.source == source})
-
-
-def _before_after(slide: Slide, found: Sequence[Annotation], file: Path) -> None:
-    from qp2train.refine.show import before_and_after  # matplotlib takes a second
-
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        before_and_after(slide, found).savefig(file, dpi=110)
-    except OSError as error:
-        raise ProjectError(f"the picture {file} cannot be written: {error.strerror or error}") from error
 
 
 def _predicted(

@@ -17,6 +17,7 @@ from qp2train import cli, runs
 from qp2train.crossval import crossval
 from qp2train.errors import EvaluationError, ModelError, NoAnnotationError, Qp2trainError, RecipeError
 from qp2train.recipe import load_recipe
+from qp2train.refining import refine_project
 
 SETTINGS = """
 task: prompted
@@ -78,7 +79,7 @@ def test_the_run_answers_the_prompts_of_a_project(home: Path, caplog: pytest.Log
     folder = qp.SlideFolder(home)
     model = qp.load_prompt_model(home / "run")
     with caplog.at_level(logging.WARNING):
-        outcomes = list(runs.refine_project(folder, model=model, outlines=["Tumor"], entries=[folder["s0"]]))
+        outcomes = list(refine_project(folder, model=model, outlines=["Tumor"], entries=[folder["s0"]]))
     assert [o.error for o in outcomes] == [None]
     (found,) = outcomes[0].annotations
     assert found.class_name == "Tumor"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from qp2train.qupath.javanodes import JString
 from qp2train.qupath.pathobject import walk
 from qp2train.qupath.project import Project
 from qp2train.qupath.qpdata import load
-from qp2train.runs import refine_project
+from qp2train.refining import refine_project
 from tests.fakes import write_pyramid
 
 PINK, PURPLE = (230, 180, 210), (110, 60, 140)
@@ -106,6 +107,46 @@ def test_what_was_corrected_since_stays_and_is_not_doubled(project: Project) -> 
     assert code == 0, said
     assert len(drawn(project)) == before
     assert [a.name for a in drawn(project) if a.id == first.id] == ["seen"]
+
+
+def test_replace_puts_better_outlines_in_the_place_of_rough_ones_until_they_are_cleared(project: Project) -> None:
+    human = drawn(project)
+    for _ in range(2):  # the second run starts from what the human drew, again
+        code, said = call("refine", str(project.path), "--image", "a.tiff", "--from", "Gland", "--replace", "--write")
+        assert code == 0, said
+        assert "1 drawn by hand replaced, which clear puts back" in said
+        first, *others = sorted(drawn(project), key=lambda a: a.geometry.bounds)
+        assert (first.class_name, first.source) == ("Gland", "colour-fallback")
+        assert first.id != ROUGH.id
+        assert fit(first.geometry, DISCS[0]) > 0.85
+        assert ROUGH.id not in {a.id for a in others}
+        assert json.loads(first.metadata["qp2train prompt"])["mask"] == ROUGH.geometry.wkt
+    entry = next(e for e in Project(project.path) if e.name == "a.tiff")
+    for _ in refine_project(Project(project.path), entries=[entry], write=True):  # what was not asked this time stays
+        assert len([a for a in drawn(project) if "qp2train replaced" in a.metadata]) == 1
+    call("clear", str(project.path), "--source", "colour-fallback")
+    assert drawn(project) == human
+
+
+def test_replace_lets_what_another_model_outlined_give_way(project: Project) -> None:
+    entry = next(e for e in Project(project.path) if e.name == "a.tiff")
+    found = Annotation(shapely.box(275, 160, 360, 250), "Crypt")
+    Project(project.path).write(entry.id, [found], source="unet")
+    code, said = call("refine", str(project.path), "--image", "a.tiff", "--from", "Crypt", "--replace", "--write")
+    assert code == 0, said
+    assert [a.source for a in drawn(project) if a.class_name == "Crypt"] == ["colour-fallback"]
+
+
+def test_replace_needs_outlines_and_a_project_and_a_class_that_nothing_has_is_said(
+    project: Project, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    list(refine_project(project, entries=[next(iter(project))], outlines=["Glnad"]))
+    assert "no area of class 'Glnad' is in these images" in caplog.text
+    code, said = call("refine", str(project.path), "--replace")
+    assert code == 2
+    assert "--from Gland" in said
+    with pytest.raises(ProjectError, match="replace= is for QuPath projects"):
+        next(refine_project(SlideFolder(tmp_path), outlines=["Gland"], replace=True))
 
 
 def test_the_class_can_be_given_for_prompts_that_say_none(project: Project) -> None:

@@ -116,6 +116,10 @@ def refine(
         bool,
         typer.Option("--corrected", help="Predictions with a Prompt point are corrected, and give way to the answer."),
     ] = False,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Better outlines take the place of the rough ones; clear brings yours back."),
+    ] = False,
     mpp: Annotated[
         float | None, typer.Option(help="Large objects are gone along in closer views of so many µm per pixel.")
     ] = None,
@@ -133,24 +137,29 @@ def refine(
 ) -> None:
     """Outline what is prompted in a project: points [bold]Prompt+[/] and [bold]Prompt-[/], boxes [bold]Prompt box[/].
 
-    What you drew stays; refining again replaces what was refined before. Without a model colours alone answer.
+    What you drew stays, but for --replace; refining again replaces what was refined before. Without a model colours
+    alone answer.
     """
-    from qp2train import runs
     from qp2train.qupath.open import open_project
     from qp2train.refine.load import load_prompt_model
+    from qp2train.refining import refine_project
+
+    if replace and not from_:
+        raise typer.BadParameter("say which outlines to replace: --from Gland", param_hint="--replace")
 
     opened = open_project(project, image_roots=image_root or [])
     chosen: list[ImageEntry | FolderEntry] = [opened[i] for i in image] if image else [*opened]
     failed, sources = 0, set[str]()
     answering = None if model is None else load_prompt_model(model)
     with progress("images") as update:
-        for outcome in runs.refine_project(
+        for outcome in refine_project(
             opened,
             model=answering,
             entries=chosen,
             write=write,
             outlines=from_ or [],
             corrected=corrected,
+            replace=replace,
             class_name=class_name,
             mpp=mpp,
             pictures=pictures,

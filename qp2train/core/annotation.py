@@ -11,6 +11,9 @@ from shapely.geometry.base import BaseGeometry
 
 Kind = Literal["annotation", "detection", "cell", "tile", "tma_core"]
 
+# In the metadata of a refined outline: the human's object whose place it took, as a GeoJSON feature.
+REPLACED_KEY = "qp2train replaced"
+
 
 @dataclass(frozen=True, slots=True)
 class Plane:
@@ -58,3 +61,8 @@ class Annotation:
     source: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     nucleus: BaseGeometry | None = None
+
+    @property
+    def drawn(self) -> bool:
+        """Whether a human drew it, or asked for it in place of what a human drew: what a model may learn from."""
+        return self.source is None or REPLACED_KEY in self.metadata

@@ -91,6 +91,7 @@ class PaquoStore:
         mode: Mode,
         colors: Mapping[str, Rgb],
         merge: bool = False,
+        in_place_of: Mapping[str, str] | None = None,
     ) -> tuple[WriteReport, dict[str, Rgb]]:
         """As `entrydata.write`; QuPath makes the objects and saves the file.
 
@@ -102,7 +103,7 @@ class PaquoStore:
 
         def change(tree: Hierarchy) -> WriteReport:
             in_file.update(tree.class_colors())
-            return write_objects(tree, annotations, source=source, mode=mode, colors=colors)
+            return write_objects(tree, annotations, source=source, mode=mode, colors=colors, in_place_of=in_place_of)
 
         return self._update(entry, change, {**colors}, merge=merge, dry_run=mode == "dry-run"), in_file
 
@@ -128,6 +129,7 @@ class PaquoStore:
                 removed=len(gone.removed),
                 kept_edited=len(gone.edited),
                 moved_up=gone.moved_up,
+                restored=len(gone.restored),
                 by_class=changes(gone.forms, ()),
             )
 
@@ -210,6 +212,12 @@ class PaquoStore:
             added.setdefault(annotation.parent, java.cls("java.util.ArrayList")()).add(there[object_id])
         for parent, children in added.items():
             (root if parent is None else there[parent]).addChildObjects(children)
+        for object_id in before:  # what lay under a human's object goes under the one that takes its place, and back
+            parent = plan.get(object_id)
+            above = root if parent is None else there[parent]
+            if object_id in plan and not there[object_id].getParent().equals(above):
+                there[object_id].getParent().removeChildObject(there[object_id])
+                above.addChildObject(there[object_id])
         image.getHierarchy().fireHierarchyChangedEvent(root)
         return target, image
 

@@ -53,13 +53,14 @@ def write(
     mode: Mode,
     colors: Mapping[str, Rgb],
     merge: bool = False,
+    in_place_of: Mapping[str, str] | None = None,
 ) -> tuple[WriteReport, dict[str, Rgb]]:
     """Write annotations into an entry; see `Project.write`. Also returns the colours that classes have in the file."""
     in_file: dict[str, Rgb] = {}  # before the change
 
     def change(tree: Hierarchy) -> WriteReport:
         in_file.update(tree.class_colors())
-        return write_objects(tree, annotations, source=source, mode=mode, colors=colors)
+        return write_objects(tree, annotations, source=source, mode=mode, colors=colors, in_place_of=in_place_of)
 
     return _update(entry, change, merge=merge, dry_run=mode == "dry-run"), in_file
 
@@ -85,6 +86,7 @@ def clear(
             removed=len(removal.removed),
             kept_edited=len(removal.edited),
             moved_up=removal.moved_up,
+            restored=len(removal.restored),
             by_class=changes(removal.forms, ()),
         )
 

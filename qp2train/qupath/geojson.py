@@ -23,10 +23,18 @@ from qp2train.qupath import geojsonfeature as say
 from qp2train.qupath.geojsonfile import PIECE, members
 from qp2train.qupath.geojsonshape import ShapeError, read_shapes, short
 from qp2train.qupath.geojsonsplit import split
-from qp2train.qupath.geojsonwrite import WRITTEN_KEY, write_geojson, written_as
+from qp2train.qupath.geojsonwrite import WRITTEN_KEY, feature_text, write_geojson, written_as
 from qp2train.qupath.qpdata import FINGERPRINT_KEY, MISSING_KEY, SOURCE_KEY
 
-__all__ = ["CORRECTED_KEY", "WRITTEN_KEY", "iter_geojson", "read_geojson", "write_geojson"]
+__all__ = [
+    "CORRECTED_KEY",
+    "WRITTEN_KEY",
+    "feature_text",
+    "iter_geojson",
+    "read_feature",
+    "read_geojson",
+    "write_geojson",
+]
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +85,18 @@ def iter_geojson(path: str | Path, *, piece: int = PIECE) -> Iterator[Annotation
         raise QuPathFormatError(f"{path}: {error}") from error
     for what, (count, ids) in sorted(reader.reports.items()):
         log.warning("%s: %d object(s) %s: %s", path, count, what, ", ".join(ids) + (", …" * (count > len(ids))))
+
+
+def read_feature(text: str) -> Annotation:
+    """The annotation of one Feature's text.
+
+    Raises:
+        QuPathFormatError: It is not the text of one Feature.
+    """
+    found = _Reader(Path("feature")).read([text.encode("utf-8", "surrogatepass")])
+    if len(found) != 1:
+        raise QuPathFormatError(f"{len(found)} features in a text that should hold one")
+    return found[0]
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from shapely.geometry.base import BaseGeometry
 
 from qp2train.core.annotation import Annotation, Plane
 from qp2train.core.geometry import clean
+from qp2train.errors import ProjectError
 from qp2train.qupath.geojsonfile import packed
 from qp2train.qupath.geojsonshape import FARTHEST, write_shapes
 from qp2train.qupath.pathobject import Rgb
@@ -72,6 +73,17 @@ def write_geojson(
         log.warning(
             "%s: %d object(s) left out, their geometry is empty or not finite: %s", path, len(writer.empty), shown
         )
+
+
+def feature_text(annotation: Annotation) -> str:
+    """The Feature of one annotation, as text.
+
+    Raises:
+        ProjectError: Its geometry is empty or not finite.
+    """
+    for _, feature in _Writer({}, None, False).features([annotation]):
+        return feature.decode()
+    raise ProjectError(f"annotation {annotation.id} has an empty or infinite geometry")
 
 
 def _collection(features: Iterable[bytes]) -> Iterator[bytes]:

@@ -180,6 +180,7 @@ class Project:
         under: Under = "root",
         merge: bool = False,
         colors: Mapping[str, Rgb] | None = None,
+        in_place_of: Mapping[str, str] | None = None,
     ) -> WriteReport:
         """Write a model's annotations into an entry; whatever the model did not write stays as it is, to the byte.
 
@@ -197,6 +198,9 @@ class Project:
             merge: Write also if the entry changed since it was read (somebody saved it in QuPath): into what it holds
                 now. Without it, that is refused.
             colors: Class name → (r, g, b) for classes that the project lacks; they are added to it.
+            in_place_of: Id of a new annotation → id of the human's object whose place it takes, and whose children. It
+                carries what it replaces along, and when it is taken out (`clear`, or "replace" by a later write) the
+                human's object is there again.
 
         Before the first change, and whenever the file holds nothing of ours, it is copied to
         `data.qpdata.qp2train-backup`: the last state that was the human's alone.
@@ -204,7 +208,8 @@ class Project:
         Raises:
             EntryChangedError: The entry changed since it was read, QuPath's save of it was interrupted, or another
                 process is writing it.
-            ProjectError: An id that is taken, a parent that is not there, a full disk. Nothing is changed then. A list
+            ProjectError: An id that is taken, a parent that is not there, an object to replace that is not there or
+                is no human's, a full disk. Nothing is changed then. A list
                 of classes or a summary.json that cannot be brought up to date is a warning, not an error.
             QuPathFormatError: The entry's data cannot be read, or a geometry cannot be written.
         """
@@ -219,7 +224,9 @@ class Project:
         used = {a.class_name for a in annotations if a.class_name is not None}
         known = self.classes
         palette = {**{name: qpproj.default_color(name) for name in used}, **(colors or {}), **known}
-        report, in_file = self._store.write(entry, annotations, source=source, mode=mode, colors=palette, merge=merge)
+        report, in_file = self._store.write(
+            entry, annotations, source=source, mode=mode, colors=palette, merge=merge, in_place_of=in_place_of
+        )
         missing = [a.class_name for a in annotations if a.class_name is not None and a.class_name not in known]
         if missing and not report.dry_run:
             given = {**palette, **in_file, **(colors or {})}
@@ -241,6 +248,9 @@ class Project:
         dry_run: bool = False,
     ) -> list[WriteReport]:
         """Take out what `source` wrote; a file that held nothing else of ours is then what it was, byte for byte.
+
+        What had taken the place of a human's object (`write(in_place_of=)`) gives it back; such a file is as it was but
+        for its bytes.
 
         Args:
             source: The model's id.
@@ -476,7 +486,7 @@ class Project:
 
 def _is_annotated(entry: ImageEntry) -> bool:
     found = entry.read(kinds="annotation")
-    return bool(found.edited) or any(annotation.source is None for annotation in found.annotations)
+    return bool(found.edited) or any(annotation.drawn for annotation in found.annotations)
 
 
 __all__ = ["ImageEntry", "NotAProjectError", "Project", "WriteReport"]

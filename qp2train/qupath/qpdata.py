@@ -142,6 +142,13 @@ def read_annotations(data: QpData, *, kinds: Kinds = "all") -> ReadResult:
     return ReadResult(read.annotations, tuple(read.repaired), tuple(read.bare), tuple(read.edited))
 
 
+def annotations_of(objects: Sequence[PathObject]) -> list[Annotation]:
+    """Some objects of a file as Annotations; each has its id."""
+    read = _Reader()
+    read.objects(objects)
+    return read.annotations
+
+
 def fingerprint(
     class_name: str | None, name: str | None, locked: bool, roi: Node, nucleus: Node = None, *, description: str = ""
 ) -> str:

@@ -26,6 +26,7 @@ class Store(Protocol):
         mode: Mode,
         colors: Mapping[str, Rgb],
         merge: bool = False,
+        in_place_of: Mapping[str, str] | None = None,
     ) -> tuple[WriteReport, dict[str, Rgb]]: ...
 
     def clear(

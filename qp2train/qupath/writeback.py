@@ -12,12 +12,13 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from qp2train.core.annotation import Annotation
+from qp2train.core.annotation import REPLACED_KEY, Annotation
 from qp2train.errors import LabelError, ProjectError
 from qp2train.qupath.hierarchy import Hierarchy, hierarchy_of
-from qp2train.qupath.pathobject import PathObject, Rgb
+from qp2train.qupath.pathobject import PathObject, Rgb, read_object
 from qp2train.qupath.qpbuild import CHILDREN_AT, Builder
 from qp2train.qupath.qpdata import DESCRIPTION_KEY, FINGERPRINT_KEY, SOURCE_KEY, QpData, fingerprint, is_edited
+from qp2train.qupath.replaced import given_back, kept_text
 from qp2train.qupath.writereport import Form, Mode, WriteReport, changes
 
 log = logging.getLogger(__name__)
@@ -27,12 +28,16 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASC
 
 @dataclass
 class Removal:
-    """What `remove_objects` did: ids and forms taken out; ids kept, with the fingerprint they were written with."""
+    """What `remove_objects` did.
+
+    Ids and forms taken out; ids kept, with the fingerprint they were written with; ids of a human's objects put back.
+    """
 
     removed: list[str] = field(default_factory=list)
     forms: list[Form] = field(default_factory=list)
     edited: dict[str, str] = field(default_factory=dict)
     moved_up: int = 0
+    restored: set[str] = field(default_factory=set)
 
 
 def write_objects(
@@ -42,6 +47,7 @@ def write_objects(
     source: str | None,
     mode: Mode = "replace",
     colors: Mapping[str, Rgb] | None = None,
+    in_place_of: Mapping[str, str] | None = None,
 ) -> WriteReport:
     """Change `data` in place: take out what `source` wrote (unless the mode is "add") and append `annotations`.
 
@@ -53,9 +59,10 @@ def write_objects(
         source: The model's id; annotations come back with it as `source`. None = a human's: no provenance is written.
         mode: "replace" (so is "dry-run": saving is the caller's), or "add" beside what the source wrote earlier.
         colors: Class name → (r, g, b) for classes that the file does not have yet.
+        in_place_of: New id → id of the human's object whose place it takes.
 
     Raises:
-        ProjectError: An id that is taken or no UUID, or a parent that is not there.
+        ProjectError: An id that is taken or no UUID, a parent or an object to replace that is not there.
         LabelError: A class name that QuPath cannot hold.
         QuPathFormatError: A geometry or kind that QuPath has no form for.
     """
@@ -72,6 +79,7 @@ def write_objects(
     new: dict[str, PathObject] = {}
     children: dict[str | None, list[PathObject]] = {}
     forms: list[Form] = []
+    replacing = dict(in_place_of or {})
     for annotation, roi in zip(annotations, builder.rois(annotations), strict=True):
         nucleus = builder.nucleus(annotation)
         written = fingerprint(
@@ -92,6 +100,9 @@ def write_objects(
             raise ProjectError(f"annotation {annotation.id} lies under {parent}, which is not there: use parent=None")
         provenance = {SOURCE_KEY: source, FINGERPRINT_KEY: written} if source else {}
         metadata = {**annotation.metadata, **provenance}
+        old_id = replacing.get(annotation.id)
+        if old_id is not None:
+            metadata[REPLACED_KEY] = kept_text(objects.get(old_id), old_id, tree.classes)
         obj = new[annotation.id] = PathObject(
             builder.path_object(annotation, roi, metadata, nucleus),
             kind=annotation.kind,
@@ -104,8 +115,11 @@ def write_objects(
             children_at=CHILDREN_AT,
             path_class=None if annotation.class_name is None else builder.path_class(annotation.class_name),
         )
-        children.setdefault(parent, []).append(obj)
         forms.append((annotation.class_name, written))
+        if old_id is None:
+            children.setdefault(parent, []).append(obj)
+        else:
+            _take_place(tree, objects.pop(old_id), obj)
     for parent, added in children.items():
         above = tree.root if parent is None else objects.get(parent) or new[parent]
         tree.set_below(above, [*tree.below(above), *added])
@@ -117,6 +131,8 @@ def write_objects(
         kept_edited=len(removal.edited),
         superseded=len(stands_for),
         moved_up=removal.moved_up,
+        replaced=sum(new_id in new for new_id in replacing),
+        restored=len(removal.restored - {*replacing.values()}),
         by_class=changes(removal.forms, forms),
     )
 
@@ -128,12 +144,17 @@ def remove_objects(
 
     With `ids` only those of them.
 
-    What lies under a removed object and is not removed itself moves up to where that object was.
+    What lies under a removed object and is not removed itself moves up to where that object was. An object that had
+    taken the place of a human's gives it back, unless it is there already.
+
+    Raises:
+        QuPathFormatError: What was replaced cannot be put back.
     """
     tree = hierarchy_of(data)
     objects = list(tree.with_ids())
     result = Removal()
     gone: set[int] = set()
+    back = _Back(tree, {object_id for object_id, _ in objects})
     for object_id, obj in objects:
         if obj.kind is None or obj.metadata.get(SOURCE_KEY) != source or (ids is not None and object_id not in ids):
             continue
@@ -154,10 +175,42 @@ def remove_objects(
                 kept.append(child)
                 continue
             heirs = tree.below(child)
+            if (replaced := back.made(child)) is not None:
+                result.restored.add(str(replaced.id))
+                tree.set_below(replaced, heirs)
+                heirs = [replaced]
             kept += heirs
-            result.moved_up += 0 if id(obj.node) in gone else len(heirs)
+            result.moved_up += 0 if id(obj.node) in gone or replaced is not None else len(heirs)
         tree.set_below(obj, kept)
     return result
+
+
+class _Back:
+    """Makes what objects of ours had taken the place of."""
+
+    def __init__(self, tree: Hierarchy, there: set[str]) -> None:
+        self._tree, self._there = tree, there
+        self._builder: Builder | None = None
+
+    def made(self, obj: PathObject) -> PathObject | None:
+        """The human's object; None if this one replaced nothing, or what it replaced is there."""
+        text = obj.metadata.get(REPLACED_KEY)
+        if text is None:
+            return None
+        drawn = given_back(text)
+        if drawn.id in self._there:
+            return None
+        self._there.add(drawn.id)
+        if self._builder is None:
+            self._builder = Builder(self._tree.data.classes, classes=self._tree.classes.nodes)
+        return read_object(self._builder.path_object(drawn, self._builder.roi(drawn), drawn.metadata))
+
+
+def _take_place(tree: Hierarchy, old: PathObject, new: PathObject) -> None:
+    """Put an object where another is, with what lies under that."""
+    assert old.parent is not None  # only annotations give way, never the root
+    tree.set_below(new, tree.below(old))
+    tree.set_below(old.parent, [new if child is old else child for child in tree.below(old.parent)])
 
 
 def check_class_name(name: str) -> None:

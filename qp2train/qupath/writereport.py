@@ -37,6 +37,8 @@ class WriteReport:
         kept_edited: Objects of this source that a human has edited, and that stayed.
         superseded: Objects that were not written, since the human's correction of the same one stayed.
         moved_up: Objects of others that lay under a removed one, and now lie under its parent.
+        replaced: A human's objects whose place new ones took; they come back when those are taken out.
+        restored: A human's objects that are there again.
         dry_run: Nothing was written: this is what would have been.
         by_class: Class → how the objects of this source differ from those before. An object that was taken out and
             written again with the same outline, class, name and lock is the same.
@@ -49,6 +51,8 @@ class WriteReport:
     kept_edited: int = 0
     superseded: int = 0
     moved_up: int = 0
+    replaced: int = 0
+    restored: int = 0
     dry_run: bool = False
     by_class: Mapping[str, Change] = field(default_factory=dict, compare=False)
 
@@ -60,6 +64,10 @@ class WriteReport:
             parts.append(f"{self.superseded} not written because a corrected one is there")
         if self.moved_up:
             parts.append(f"{self.moved_up} of others moved up")
+        if self.replaced:
+            parts.append(f"{self.replaced} drawn by hand replaced, which clear puts back")
+        if self.restored:
+            parts.append(f"{self.restored} drawn by hand put back")
         dry = "dry run, nothing written: " if self.dry_run else ""
         return f"{self.entry or 'all entries'}: {dry}{', '.join(parts)} ({self.source})"
 
@@ -74,7 +82,7 @@ class WriteReport:
     def __add__(self, other: WriteReport) -> WriteReport:
         counts = {
             name: getattr(self, name) + getattr(other, name)
-            for name in ("added", "removed", "kept_edited", "superseded", "moved_up")
+            for name in ("added", "removed", "kept_edited", "superseded", "moved_up", "replaced", "restored")
         }
         names = {**self.by_class, **other.by_class}
         by_class = {n: self.by_class.get(n, Change()) + other.by_class.get(n, Change()) for n in names}

@@ -70,7 +70,7 @@ def open_images(
     for done, entry in enumerate(images, start=1):
         found = entry.annotations() if objects == "annotation" else entry.annotations(objects)
         # A model must not learn from what a model predicted.
-        drawn = [a for a in found if a.source is None]
+        drawn = [a for a in found if a.drawn]
         del found
         empty = shapely.is_empty([a.geometry for a in drawn])
         names = Counter(a.class_name for a, nowhere in zip(drawn, empty, strict=True) if not nowhere)

@@ -1,0 +1,199 @@
+"""refine_project: what is prompted in a project's images becomes outlines, image by image."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import shapely
+
+from qp2train.core.annotation import REPLACED_KEY, Annotation
+from qp2train.errors import ProjectError, PromptError, Qp2trainError
+from qp2train.qupath.entry import ImageEntry
+from qp2train.qupath.folder import FolderEntry, SlideFolder
+from qp2train.qupath.project import Project
+from qp2train.qupath.replaced import given_back
+from qp2train.qupath.writereport import Mode, WriteReport
+from qp2train.refine.fallback import ColourModel
+from qp2train.refine.onslide import CORRECTS_KEY, ORIGIN_KEY, refine_slide
+from qp2train.refine.prompts import PromptModel
+from qp2train.refine.refiner import PROMPT_KEY
+from qp2train.runs import TISSUE_SOURCE, Outcome
+from qp2train.sampling.images import Progress
+from qp2train.sampling.patchtiles import PATCH_SOURCE
+from qp2train.slides import Slide
+
+log = logging.getLogger(__name__)
+
+
+def refine_project(
+    project: Project | SlideFolder,
+    *,
+    model: PromptModel | None = None,
+    entries: Iterable[ImageEntry | FolderEntry] | None = None,
+    write: bool = False,
+    outlines: Sequence[str] = (),
+    corrected: bool = False,
+    replace: bool = False,
+    class_name: str | None = None,
+    mpp: float | None = None,
+    pictures: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Outcome]:
+    """Outline what is prompted on a project's images, see `refine_slide`; what was drawn stays, but for `replace`.
+
+    Refining again replaces what the same prompts have asked for before, unless a human has corrected it since; answers
+    to other prompts stay. The objects' source is the prompted model's id. An image that fails is reported; the others
+    still come.
+
+    Args:
+        project: Where the prompts are, and where the outlines are written.
+        model: What answers; None = the training-free fallback.
+        entries: Which images; None = all.
+        write: Write into the project; otherwise the report says what would be written.
+        outlines: Classes whose areas are rough outlines to be made better.
+        corrected: Also what other models have outlined where a point corrects it, see `wishes`, annotations and
+            detections; the new outline takes the place of the predicted one. Not for folders with GeoJSON.
+        replace: Better outlines take the place of the rough ones of the classes `outlines`. Those that a human drew
+            come back when the better ones are taken out, see `Project.write(in_place_of=)`; until then a model learns
+            from the better ones. Not for folders with GeoJSON.
+        class_name: Of objects whose prompt does not say its class.
+        mpp: µm per pixel at which outlines of large objects are wanted, see `refine_slide`.
+        pictures: A folder for one picture per image: each object before and after.
+        progress: Called with (image name, images done, images in all).
+
+    Raises:
+        ProjectError: `corrected` or `replace`, and the project is a folder.
+        PromptError: `mpp` is not above 0.
+    """
+    if corrected and not isinstance(project, Project):
+        raise ProjectError(f"{project.path} is a folder of GeoJSON files: corrected= is for QuPath projects")
+    if mpp is not None and not 0 < mpp < math.inf:
+        raise PromptError(f"mpp must be a number above 0, not {mpp}")
+    if replace and not isinstance(project, Project):
+        raise ProjectError(f"{project.path} is a folder of GeoJSON files: replace= is for QuPath projects")
+    answering: PromptModel = ColourModel() if model is None else model
+    chosen = list(project if entries is None else entries)
+    unseen = set(outlines)
+    for done, entry in enumerate(chosen):
+        if progress is not None:
+            progress(entry.name, done, len(chosen))
+        try:
+            prompted = _Prompted.of(entry, answering.id, outlines, corrected=corrected)
+            unseen -= {a.class_name for a in prompted.drawn}
+            slide = entry.slide()
+            try:
+                found = refine_slide(
+                    slide,
+                    prompted.drawn,
+                    model=answering,
+                    outlines=outlines,
+                    predicted=prompted.predicted,
+                    class_name=class_name,
+                    mpp=mpp,
+                )
+                found = [a for a in found if a.metadata[ORIGIN_KEY] not in prompted.answered]
+                if pictures is not None and found:
+                    _before_after(slide, found, Path(pictures) / f"{entry.id}-{Path(entry.name).stem}.png")
+            finally:
+                slide.close()
+            yield Outcome(entry, found, _written(project, entry, prompted, found, write=write, replace=replace))
+        except Qp2trainError as error:
+            log.info("%s: %s", entry.name, error)  # the caller has it in the outcome
+            yield Outcome(entry, error=error)
+    if unseen:
+        log.warning("no area of class %s is in these images", ", ".join(sorted(map(repr, unseen))))
+
+
+@dataclass(frozen=True)
+class _Prompted:
+    """What is there to refine in an image."""
+
+    source: str  # what will answer
+    drawn: list[Annotation]  # what may be a prompt
+    predicted: list[Annotation]  # what models have outlined, and points may correct
+    rough: list[Annotation]  # those of `drawn` that are rough outlines of the classes asked for
+    earlier: list[Annotation]  # answers of earlier runs
+
+    @classmethod
+    def of(cls, entry: ImageEntry | FolderEntry, source: str, outlines: Sequence[str], *, corrected: bool) -> _Prompted:
+        there = entry.annotations("all" if corrected else "annotation")
+        earlier = [a for a in there if ORIGIN_KEY in a.metadata]
+        # What earlier answers have taken the place of is there again once they are taken out.
+        drawn = [a for a in there if a.kind == "annotation" and a.source != source]
+        drawn += [given_back(a.metadata[REPLACED_KEY]) for a in earlier if a.source == source and _replaces(a)]
+        predicted = [a for a in there if corrected and _is_prediction(a, source)]
+        predicted += map(_before_correction, _corrections(earlier))
+        return cls(source, drawn, predicted, [a for a in drawn if a.class_name in outlines], earlier)
+
+    @property
+    def answered(self) -> set[str]:
+        """The ids of prompts of which a human has corrected the answer."""
+        return {a.metadata[ORIGIN_KEY] for a in self.earlier if a.source is None}
+
+
+def _written(
+    project: Project | SlideFolder,
+    entry: ImageEntry | FolderEntry,
+    prompted: _Prompted,
+    found: Sequence[Annotation],
+    *,
+    write: bool,
+    replace: bool,
+) -> WriteReport:
+    """Write new answers, and keep those to prompts that were not asked this time."""
+    anew = {a.metadata[ORIGIN_KEY] for a in found}
+    kept = [a for a in prompted.earlier if a.source == prompted.source and a.metadata[ORIGIN_KEY] not in anew]
+    mode: Mode = "replace" if write else "dry-run"
+    if not isinstance(project, Project):
+        return project.write(entry.id, [*found, *kept], source=prompted.source, mode=mode)
+    drawn = {a.id for a in prompted.rough if a.source is None}
+    giving_way = {a.id: a.metadata[ORIGIN_KEY] for a in found if replace and a.metadata[ORIGIN_KEY] in drawn}
+    giving_way |= {a.id: a.metadata[ORIGIN_KEY] for a in kept if _replaces(a)}
+    report = project.write(entry.id, [*found, *kept], source=prompted.source, mode=mode, in_place_of=giving_way)
+    if write:  # the new ones are in before the old ones go
+        rough = [a for a in prompted.rough if replace and a.source is not None]
+        _take_out(project, entry.id, [*prompted.predicted, *rough], anew)
+    return report
+
+
+def _replaces(answer: Annotation) -> bool:
+    """Whether it stands where a human's outline was."""
+    return REPLACED_KEY in answer.metadata
+
+
+def _is_prediction(annotation: Annotation, source: str) -> bool:
+    """Whether it is an object that another model outlined; tissue and patches are none."""
+    made = annotation.source is not None and annotation.source not in (source, TISSUE_SOURCE, PATCH_SOURCE)
+    return made and annotation.kind in ("annotation", "detection")
+
+
+def _corrections(earlier: Iterable[Annotation]) -> list[Annotation]:
+    return [a for a in earlier if CORRECTS_KEY in a.metadata and json.loads(a.metadata[PROMPT_KEY]).get("mask")]
+
+
+def _before_correction(correction: Annotation) -> Annotation:
+    """The predicted object that an earlier correction took the place of, so that its points still find it."""
+    outline = shapely.from_wkt(json.loads(correction.metadata[PROMPT_KEY])["mask"])
+    return Annotation(outline, correction.class_name, id=correction.metadata[CORRECTS_KEY], plane=correction.plane)
+
+
+def _take_out(project: Project, entry: str, predicted: Sequence[Annotation], ids: Container[str]) -> None:
+    """The predictions of these ids, of whatever model."""
+    gone = [a for a in predicted if a.source is not None and a.id in ids]
+    for source in sorted({str(a.source) for a in gone}):
+        project.clear(source=source, entries=[entry], ids={a.id for a in gone if a.source == source})
+
+
+def _before_after(slide: Slide, found: Sequence[Annotation], file: Path) -> None:
+    from qp2train.refine.show import before_and_after  # matplotlib takes a second
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        before_and_after(slide, found).savefig(file, dpi=110)
+    except OSError as error:
+        raise ProjectError(f"the picture {file} cannot be written: {error.strerror or error}") from error
