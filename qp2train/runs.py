@@ -10,23 +10,20 @@ RUN/
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import shutil
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import shapely
 
 from qp2train.core.annotation import Annotation
 from qp2train.core.labels import LabelMap
 from qp2train.core.leakage import Parts, leaks, report
 from qp2train.core.patches import PatchTable
-from qp2train.errors import LabelError, ProjectError, PromptError, Qp2trainError, RecipeError, SplitError
+from qp2train.errors import LabelError, ProjectError, Qp2trainError, RecipeError, SplitError
 from qp2train.infer.crossval import Comparison, compare_evaluations
 from qp2train.infer.evaluate import evaluate, fit_temperature
 from qp2train.infer.evaluation import Evaluation
@@ -51,7 +48,6 @@ from qp2train.sampling.images import Progress
 from qp2train.sampling.leakage import check_leakage
 from qp2train.sampling.patchtiles import PATCH_SOURCE, patch_tiles
 from qp2train.sampling.plan import sample_patches
-from qp2train.slides import Slide
 from qp2train.slides.tissue import tissue_regions
 
 log = logging.getLogger(__name__)
