@@ -100,6 +100,7 @@ def write_objects(
             raise ProjectError(f"annotation {annotation.id} lies under {parent}, which is not there: use parent=None")
         provenance = {SOURCE_KEY: source, FINGERPRINT_KEY: written} if source else {}
         metadata = {**annotation.metadata, **provenance}
+        metadata.pop(REPLACED_KEY, None)  # a copy replaces nothing
         old_id = replacing.get(annotation.id)
         if old_id is not None:
             metadata[REPLACED_KEY] = kept_text(objects.get(old_id), old_id, tree.classes)
@@ -214,13 +215,13 @@ def _take_place(tree: Hierarchy, old: PathObject, new: PathObject) -> None:
 
 
 def check_class_name(name: str) -> None:
-    """Refuse what QuPath cannot hold as a class: an empty level, a line break, a ":" inside a level.
+    """Refuse what QuPath cannot hold as a class: an empty level, a control character, a ":" inside a level.
 
     Raises:
         LabelError: With the name.
     """
     levels = name.split(": ")
-    if any(not level.strip() or level != level.strip() or set(level) & set(":\r\n") for level in levels):
+    if any(not level.strip() or level != level.strip() or ":" in level or min(level) < " " for level in levels):
         raise LabelError(
             f"class name {name!r}: QuPath needs one line, levels joined by ': ', no other colon and no space around"
         )

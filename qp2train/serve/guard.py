@@ -104,6 +104,8 @@ class Guard:
         knows = given[0].lower() == "bearer" and _same(given[2].strip(), token)
         if (prefix := _PREFIX.fullmatch(scope["path"])) is not None:
             knows = knows or _same(prefix[1], token)
+            if prefix[2] is None and knows:  # the page's links are relative
+                raise Refused(307, "a slash is missing at the end", {"location": f"{scope['path']}/"})
             scope["path"] = prefix[2] or "/"
             scope["raw_path"] = scope["path"].encode("utf-8", "surrogateescape")
         if token is not None and not knows and scope["path"] != _OPEN:

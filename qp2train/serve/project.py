@@ -101,9 +101,15 @@ class ServedProject:
         """Write objects beside all that is there.
 
         Raises:
-            HTTPException: 404 = there is no such image.
+            HTTPException: 404 = there is no such image, 422 = an object lies beyond its slide.
+            SlideError: Its slide cannot be read.
             ProjectError, LabelError: As `Project.write`.
         """
+        _, width, height, _ = self.size_of(entry_id)
+        slide = Box(0, 0, width, height).polygon
+        for i, annotation in enumerate(annotations):
+            if not annotation.geometry.intersects(slide):
+                raise HTTPException(422, f"feature {i} lies beyond the slide of {width}×{height} px")
         with self._writing:
             project = self._open()
             return project.write(_entry(project, entry_id).id, annotations, source=source, mode="add")

@@ -101,6 +101,8 @@ def listen_on(host: str, port: int) -> socket.socket:
 
 def _address(listening: socket.socket, settings: Settings) -> str:
     host, port = listening.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # all addresses of this computer: nobody can open that
+        host = socket.gethostname()
     host = "localhost" if settings.is_loopback else f"[{host}]" if ":" in host else host
     token = "" if settings.token is None else f"/t/{settings.token}"
     return f"http://{host}:{port}{token}/"

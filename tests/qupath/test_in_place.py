@@ -121,6 +121,15 @@ def test_what_is_there_already_is_not_put_back_twice(project: Project) -> None:
     assert sorted(a.id for a in there(project)) == sorted([ROUGH.id, INNER.id, AFTER.id])
 
 
+def test_a_copy_of_it_replaces_nothing(project: Project) -> None:
+    put(project)
+    copy = replace(there(project)[0], id=INNER.id[:-4] + "0000", parent=None)
+    assert REPLACED_KEY in copy.metadata
+    Project(project.path).write("1", [copy], source="copy")
+    (report,) = Project(project.path).clear(source="copy")
+    assert (report.removed, report.restored) == (1, 0)
+
+
 def test_a_models_object_gives_way_by_clear_and_what_is_not_there_by_nothing(project: Project) -> None:
     Project(project.path).write("1", [BETTER], source="net")
     other = Annotation(HOLED, "Gland")

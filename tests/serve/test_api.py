@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 from fastapi.testclient import TestClient
 from PIL import Image
 from servestubs import StubModel
@@ -198,6 +199,15 @@ def test_saved_objects_lie_beside_human_work_and_come_out_to_the_byte(client: Te
     assert client.delete("/api/v1/entries/1/objects", params={"object_id": first["id"]}).json()["removed"] == 0
     assert client.delete("/api/v1/entries/1/objects").json()["removed"] == 1
     assert Project(project.path)["1"].data_path.read_bytes() == before
+
+
+def test_what_lies_beyond_the_slide_or_has_no_class_that_qupath_can_hold_is_refused(client: TestClient) -> None:
+    far = {"geometry": mapping(shapely.box(9000, 0, 9010, 10))}
+    nul = {"geometry": mapping(HUMAN.geometry), "properties": {"classification": {"name": "a\0b"}}}
+    for feature, said in ((far, "feature 0 lies beyond the slide"), (nul, "class name")):
+        answer = client.post("/api/v1/entries/1/objects", json={"features": [feature]})
+        assert answer.status_code in (400, 409, 422), answer.text
+        assert said in answer.json()["detail"]
 
 
 def test_what_was_edited_since_stays(client: TestClient, project: Project) -> None:

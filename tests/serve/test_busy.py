@@ -38,8 +38,8 @@ def test_clients_that_send_the_same_image_share_one_look() -> None:
         assert len(stub.images) == 1
         assert len(stub.asked) == 12
         measured = httpx.get(f"{base}/metrics").text
-    assert "qp2train_views_misses 1.0" in measured
-    assert "qp2train_views_hits 11.0" in measured
+    assert "qp2train_views_misses_total 1.0" in measured
+    assert "qp2train_views_hits_total 11.0" in measured
 
 
 def test_when_the_queue_is_full_the_others_are_told_to_come_again() -> None:

@@ -16,6 +16,7 @@ from servestubs import StubModel, blank, listening
 from qp2train.errors import ServeError
 from qp2train.serve.app import create_app
 from qp2train.serve.models import Models
+from qp2train.serve.run import _address, listen_on
 from qp2train.serve.settings import Settings
 
 TOKEN = "a-token-of-20-chars~"
@@ -97,6 +98,18 @@ def test_the_token_is_a_header_or_the_beginning_of_the_path(guarded: str) -> Non
         for path in ("/sam", "/sam/"):
             assert len(httpx.post(base + path, json=PROMPT, headers=headers).json()) == 1
         assert "try prompts" in httpx.get(f"{base}/", headers=headers).text
+
+
+def test_without_the_last_slash_the_page_is_found_all_the_same(guarded: str) -> None:
+    answer = httpx.get(f"{guarded}/t/{TOKEN}")
+    assert (answer.status_code, answer.headers["location"]) == (307, f"/t/{TOKEN}/")
+    assert httpx.get(f"{guarded}/t/wrong-token-wrong-token").status_code == 401
+
+
+def test_on_all_addresses_the_computers_name_is_told() -> None:
+    settings = Settings(host="0.0.0.0", port=0, token=TOKEN)
+    with contextlib.closing(listen_on(settings.host, settings.port)) as bound:
+        assert _address(bound, settings).startswith(f"http://{socket.gethostname()}:")
 
 
 def test_with_a_token_any_name_of_the_server_will_do(guarded: str) -> None:
