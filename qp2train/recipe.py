@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -191,6 +191,8 @@ def _checked(data: Mapping[str, Any], *, base: Path) -> Recipe:
 
 def _check_training(labels: LabelMap, sections: Mapping[str, Mapping[str, Any]], task: Task) -> None:
     """Refuse now what `fit` would refuse only after sampling, which may take hours."""
+    if task == "prompted" and isinstance(sections.get("sample", {}).get("mpp"), Sequence):
+        raise RecipeError("sample: views of objects have one scale: give one mpp, not a list")
     try:
         spec = NETWORKS[task](labels, **sections.get("model", {}))
     except Qp2trainError as error:

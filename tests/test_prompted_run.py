@@ -16,6 +16,7 @@ import qp2train as qp
 from qp2train import cli, runs
 from qp2train.crossval import crossval
 from qp2train.errors import EvaluationError, ModelError, NoAnnotationError, Qp2trainError, RecipeError
+from qp2train.learn.objects import objects_of
 from qp2train.recipe import load_recipe
 from qp2train.refining import refine_project
 
@@ -57,7 +58,13 @@ def test_a_run_has_all_that_other_runs_have(home: Path) -> None:
     assert metrics["task"] == "prompted"
     assert metrics["scored"]["objects"] == 2
     assert {o["patient"] for o in metrics["clicked"]} == set(metrics["patients"])
-    assert 'id="clicks"' in (run / "report.html").read_text(encoding="utf-8")
+    report = (run / "report.html").read_text(encoding="utf-8")
+    assert 'id="clicks"' in report
+    assert "Annotated area and objects of each class and part" in report
+    data = json.loads((run / "evaluation" / "test" / "data.json").read_text(encoding="utf-8"))
+    table = qp.PatchTable.load(run / "patches.parquet")
+    for part, of in data["classes"]["Tumor"].items():
+        assert of["objects"] == len(objects_of(table.take((table.rows["split"] == part).to_numpy())))
     assert qp.load_model(run).task == "prompted"
 
 
@@ -104,6 +111,7 @@ def test_what_it_cannot_do_is_said(home: Path) -> None:
         ("model.multilabel=true", "unknown key 'model.multilabel'"),
         ("model.stain=macenko", "unknown key 'model.stain'"),
         ("fit.loss=ce", "loss is not for prompts"),
+        ("sample.mpp=[1, 2]", "one scale"),
         ("model.arch=dpt", "cannot take prompts"),
     ],
 )

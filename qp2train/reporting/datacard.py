@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,14 +35,15 @@ def data_card(table: PatchTable) -> dict[str, Any]:
     Returns:
         Plain data, written as data.json: format, size_px, mpp, grouped_by, shared_patients (in more than one part),
         patients_known (else slides count as patients),
-        parts {split: {patients, slides, patches}}, classes {class: {split: {mm2, patches}}}, area_mpp (µm, the
-        coarsest pixel that areas were counted in; null = no slide), rejected {fault: patches}.
+        parts {split: {patients, slides, patches}}, classes {class: {split: {mm2, patches, objects (annotated areas)}}}, area_mpp
+        (µm, the coarsest pixel that areas were counted in; null = no slide), rejected {fault: patches}.
     """
     rows = table.rows.assign(split=table.rows["split"].replace("", "all"))
     found = set(rows["split"])
     splits = [s for s in SPLITS if s in found] + sorted(found - set(SPLITS))
     entries = {s: list(dict.fromkeys(rows["entry"][rows["split"] == s])) for s in splits}
     areas = {e: annotated_mm2(table, e) for e in dict.fromkeys(e for part in entries.values() for e in part)}
+    objects = {e: Counter(_area_classes(table, e)) for e in areas}
     classes: dict[str, dict[str, dict[str, float]]] = {}
     labels = rows["label"]
     names = [n for n in table.labels.names if n != BACKGROUND_NAME or (labels == n).any() or _any(areas, n)]
@@ -50,6 +52,7 @@ def data_card(table: PatchTable) -> dict[str, Any]:
             s: {
                 "mm2": math.fsum(areas[e][0].get(name, 0.0) for e in entries[s]),
                 "patches": int(((labels == name) & (rows["split"] == s)).sum()),
+                "objects": sum(objects[e][name] for e in entries[s]),
             }
             for s in splits
         }
@@ -95,6 +98,15 @@ def annotated_mm2(table: PatchTable, entry: str) -> tuple[dict[str, float], floa
         counts += np.bincount(part.ravel(), minlength=IGNORE + 1)
     px_mm2 = box.width / width * step * ref.mpp**2 / 1e6
     return {n: float(counts[i] * px_mm2) for i, n in enumerate(labels.names) if counts[i]}, step * ref.mpp
+
+
+def _area_classes(table: PatchTable, entry: str) -> Iterator[str]:
+    """The class of each annotated area of a slide."""
+    drawn = table.slides[entry].annotations
+    for annotation, area in zip(drawn, shapely.area([a.geometry for a in drawn]), strict=True):
+        name = table.labels.name_of(annotation.class_name) if area else None
+        if name is not None:
+            yield name
 
 
 def _parts(table: PatchTable, entries: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:

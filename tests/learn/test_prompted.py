@@ -15,11 +15,12 @@ from qp2train import Annotation, LabelMap, Model, PatchTable, fit, load_model, s
 from qp2train.core.geometry import Box
 from qp2train.core.labels import IGNORE
 from qp2train.errors import ModelError, NoAnnotationError, Qp2trainError
+from qp2train.learn import checkpoints
 from qp2train.learn.augment import Augmentation
 from qp2train.learn.objects import OBJECT, OTHER, ObjectViews, objects_of
 from qp2train.learn.prompted import Prompted
 from qp2train.learn.promptguide import guide
-from qp2train.learn.prompting import prompted_loss
+from qp2train.learn.prompting import PromptedTask, prompted_loss
 from qp2train.learn.promptsim import degraded, error_click, first_prompt, loose_box
 
 SMALL = {"encoder_depth": 3, "decoder_channels": [16, 8, 8]}
@@ -258,3 +259,29 @@ def test_arguments_that_say_nothing_to_prompts_are_refused(prompted, train_val, 
 def test_networks_that_cannot_be_are_refused(prompted, change, said) -> None:
     with pytest.raises(ModelError, match=said):
         replace(prompted, **change).build()
+
+
+def test_a_training_that_was_stopped_goes_on_as_if_it_never_had_been(prompted, train_val, tmp_path, monkeypatch):
+    train = train_val[0].take(range(8))
+    how = {"epochs": 3, "batch_size": 2, "augment": "medium", "ema": 0.9, "track": "csv", "progress": False}
+    whole = fit(prompted, train, out=tmp_path / "whole", **how)
+    monkeypatch.setattr(checkpoints, "PAUSE", 0)
+    step = PromptedTask.training_step
+
+    def failing(self, batch, number):
+        if (self.current_epoch, number) == (2, 1):
+            raise KeyError("the computer failed")
+        return step(self, batch, number)
+
+    monkeypatch.setattr(PromptedTask, "training_step", failing)
+    with pytest.raises(KeyError):
+        fit(prompted, train, out=tmp_path / "run", **how)
+    monkeypatch.setattr(PromptedTask, "training_step", step)
+    seen = []
+    monkeypatch.setattr(
+        PromptedTask, "on_train_epoch_start", lambda self: seen.append(self.current_epoch), raising=False
+    )
+    resumed = fit(prompted, train, out=tmp_path / "run", resume=True, **how)
+    assert seen == [2]
+    mine, theirs = whole.net.state_dict(), resumed.net.state_dict()
+    assert max((mine[k].float() - theirs[k].float()).abs().max().item() for k in mine) < 1e-4
