@@ -36,8 +36,8 @@ def data_card(table: PatchTable) -> dict[str, Any]:
         Plain data, written as data.json: format, size_px, mpp, grouped_by, shared_patients (in more than one part),
         patients_known (else slides count as patients),
         parts {split: {patients, slides, patches}},
-        classes {class: {split: {mm2, patches, objects (annotated areas)}}}, area_mpp (µm, the coarsest pixel that areas were counted in; null = no
-        slide), rejected {fault: patches}.
+        classes {class: {split: {mm2, patches, objects (annotated areas)}}},
+        area_mpp (µm, the coarsest pixel that areas were counted in; null = no slide), rejected {fault: patches}.
     """
     rows = table.rows.assign(split=table.rows["split"].replace("", "all"))
     found = set(rows["split"])
