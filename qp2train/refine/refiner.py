@@ -185,7 +185,8 @@ class Refiner:
             scale: Full-resolution pixels per pixel of a view.
 
         Returns:
-            The better outline, with the last prompt; nothing = an empty list.
+            The better outline, with the last prompt, which says "closer", and without a predicted IoU, which was of
+            the whole; nothing = an empty list.
 
         Raises:
             PromptError: No region is set, nothing was found in it yet, or the scale is not above 0.
@@ -204,7 +205,16 @@ class Refiner:
             view_px=self.view_px,
             scale=scale,
         )
-        found = [] if outline.is_empty else [replace(last.found[0], geometry=outline, id=str(uuid.uuid4()))]
+        best = last.found[0]
+        kept = json.dumps({**json.loads(best.metadata[PROMPT_KEY]), "closer": float(scale)})
+        better = replace(
+            best,
+            geometry=outline,
+            id=str(uuid.uuid4()),
+            measurements={k: v for k, v in best.measurements.items() if k != PREDICTED_IOU},
+            metadata={**best.metadata, PROMPT_KEY: kept},
+        )
+        found = [] if outline.is_empty else [better]
         self._steps.append(replace(last, found=found))
         return found
 

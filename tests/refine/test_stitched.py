@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import shapely
@@ -79,7 +81,9 @@ def test_closer_is_a_step_that_can_be_undone() -> None:
     (close,) = refiner.closer()
     assert iou(coarse.geometry, RING) < iou(close.geometry, RING)
     assert iou(close.geometry, RING) > 0.995
-    assert close.metadata == coarse.metadata
+    before, after = (json.loads(a.metadata["qp2train prompt"]) for a in (coarse, close))
+    assert after == {**before, "closer": 1.0}
+    assert not close.measurements  # the predicted IoU was of the coarse one
     assert close.id != coarse.id
     assert refiner.undo() == [coarse]
     for scale in (0, -1, float("nan"), float("inf")):
