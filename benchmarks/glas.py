@@ -3,12 +3,12 @@
     python benchmarks/glas.py DATA --out runs/glas [--grade] [--patients p01,p06] [--seed 0] [--set fit.epochs=5]
 
 DATA holds slides/, project/ (QuPath 0.6, glands outlined inside Region* fields) and groundtruth/ (label images and
-valid masks). For each patient a model is trained on the other four from scratch, for a fixed number of steps: its last
-weights are used, so nothing of the left-out patient chooses anything. It predicts the left-out slide, the prediction
-is written into a copy of the project, read back, and scored at full resolution inside the annotated fields: pixel Dice,
-and the object Dice of the challenge (Sirinukunwattana et al. 2017) of the glands as predicted and as divided at their
-waists. Intervals are over patients: a patient has too few fields for one of their own. With --grade, benign and
-malignant glands are two classes.
+valid masks). For each patient a model is trained on the other four, for a fixed number of steps: its last weights are
+used, so nothing of the left-out patient chooses anything. It predicts the left-out slide, the prediction is written
+into a copy of the project, read back, and scored at full resolution inside the annotated fields: pixel Dice, and the
+object Dice of the challenge (Sirinukunwattana et al. 2017) of the glands as predicted and as divided at their waists.
+Intervals are over patients: a patient has too few fields for one of their own. With --grade, benign and malignant
+glands are two classes.
 """
 
 from __future__ import annotations

