@@ -72,8 +72,10 @@ glas-official: $(INSTALLED)
 nuclei: $(INSTALLED)
 	$(BIN)/python benchmarks/nuclei.py $(DATA) --out runs/nuclei
 
-refine: $(INSTALLED)
-	$(BIN)/python benchmarks/refine.py $(DATA) --out runs/refine
+# After `make glas` also from the outlines that its models find: `make refine SEGMENTATIONS=runs/glas`.
+refine: $(INSTALLED) $(LITE0)
+	$(BIN)/python benchmarks/refine.py $(DATA) --out runs/refine --set model.encoder_weights=$(LITE0) \
+		$(if $(SEGMENTATIONS),--segmentations $(SEGMENTATIONS))
 
 qupath: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/qupath.py

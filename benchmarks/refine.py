@@ -2,7 +2,7 @@
 
     python benchmarks/refine.py DATA --out runs/refine [--patients p01,p06] [--segmentations runs/glas] [--fallback]
 
-DATA as for glas.py. For each patient a network for prompts is trained on the other four from scratch, for a fixed
+DATA as for glas.py. For each patient a network for prompts is trained on the other four, for a fixed
 number of steps: its last weights are used, so nothing of the left-out patient chooses anything. Every gland of the
 left-out patient is then clicked on as `qp2train evaluate` does: shown as 256 × 256 px with 40 % more round it, clicked
 at the centre of the largest error, 20 times at most; only inside the annotated fields something can be wrong. NoC@85:

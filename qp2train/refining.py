@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import shapely
@@ -16,7 +16,8 @@ from qp2train.errors import ProjectError, PromptError, Qp2trainError
 from qp2train.qupath.entry import ImageEntry
 from qp2train.qupath.folder import FolderEntry, SlideFolder
 from qp2train.qupath.project import Project
-from qp2train.qupath.replaced import given_back
+from qp2train.qupath.qpdata import DESCRIPTION_KEY
+from qp2train.qupath.replaced import taken_out
 from qp2train.qupath.writereport import Mode, WriteReport
 from qp2train.refine.fallback import ColourModel
 from qp2train.refine.onslide import CORRECTS_KEY, ORIGIN_KEY, refine_slide
@@ -38,13 +39,13 @@ def refine_project(
     write: bool = False,
     outlines: Sequence[str] = (),
     corrected: bool = False,
-    replace: bool = False,
+    in_place: bool = False,
     class_name: str | None = None,
     mpp: float | None = None,
     pictures: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Outcome]:
-    """Outline what is prompted on a project's images, see `refine_slide`; what was drawn stays, but for `replace`.
+    """Outline what is prompted on a project's images, see `refine_slide`; what was drawn stays, unless `in_place`.
 
     Refining again replaces what the same prompts have asked for before, unless a human has corrected it since; answers
     to other prompts stay. The objects' source is the prompted model's id. An image that fails is reported; the others
@@ -58,24 +59,24 @@ def refine_project(
         outlines: Classes whose areas are rough outlines to be made better.
         corrected: Also what other models have outlined where a point corrects it, see `wishes`, annotations and
             detections; the new outline takes the place of the predicted one. Not for folders with GeoJSON.
-        replace: Better outlines take the place of the rough ones of the classes `outlines`. Those that a human drew
-            come back when the better ones are taken out, see `Project.write(in_place_of=)`; until then a model learns
-            from the better ones. Not for folders with GeoJSON.
+        in_place: Better outlines take the place of the rough ones of the classes `outlines` that a human drew and did
+            not lock, with their names. Those come back when the better ones are taken out, see
+            `Project.write(in_place_of=)`; until then a model learns from the better ones. Not for folders with GeoJSON.
         class_name: Of objects whose prompt does not say its class.
         mpp: µm per pixel at which outlines of large objects are wanted, see `refine_slide`.
         pictures: A folder for one picture per image: each object before and after.
         progress: Called with (image name, images done, images in all).
 
     Raises:
-        ProjectError: `corrected` or `replace`, and the project is a folder.
+        ProjectError: `corrected` or `in_place`, and the project is a folder.
         PromptError: `mpp` is not above 0.
     """
     if corrected and not isinstance(project, Project):
         raise ProjectError(f"{project.path} is a folder of GeoJSON files: corrected= is for QuPath projects")
     if mpp is not None and not 0 < mpp < math.inf:
         raise PromptError(f"mpp must be a number above 0, not {mpp}")
-    if replace and not isinstance(project, Project):
-        raise ProjectError(f"{project.path} is a folder of GeoJSON files: replace= is for QuPath projects")
+    if in_place and not isinstance(project, Project):
+        raise ProjectError(f"{project.path} is a folder of GeoJSON files: in_place= is for QuPath projects")
     answering: PromptModel = ColourModel() if model is None else model
     chosen = list(project if entries is None else entries)
     unseen = set(outlines)
@@ -101,7 +102,7 @@ def refine_project(
                     _before_after(slide, found, Path(pictures) / f"{entry.id}-{Path(entry.name).stem}.png")
             finally:
                 slide.close()
-            yield Outcome(entry, found, _written(project, entry, prompted, found, write=write, replace=replace))
+            yield Outcome(entry, found, _written(project, entry, prompted, found, write=write, in_place=in_place))
         except Qp2trainError as error:
             log.info("%s: %s", entry.name, error)  # the caller has it in the outcome
             yield Outcome(entry, error=error)
@@ -124,8 +125,15 @@ class _Prompted:
         there = entry.annotations("all" if corrected else "annotation")
         earlier = [a for a in there if ORIGIN_KEY in a.metadata]
         # What earlier answers have taken the place of is there again once they are taken out.
-        drawn = [a for a in there if a.kind == "annotation" and a.source != source]
-        drawn += [given_back(a.metadata[REPLACED_KEY]) for a in earlier if a.source == source and _replaces(a)]
+        drawn = [a for a in taken_out(there, source) if a.kind == "annotation"]
+        others = {str(a.source) for a in there if _replaces(a) and a.source not in (None, source)}
+        if others and (outlines or corrected):
+            log.warning(
+                "%s: outlines of %s stand in the place of yours, and are left as they are: to refine yours anew, take "
+                "them out first, `qp2train clear --source`",
+                entry.name,
+                ", ".join(sorted(others)),
+            )
         predicted = [a for a in there if corrected and _is_prediction(a, source)]
         predicted += map(_before_correction, _corrections(earlier))
         return cls(source, drawn, predicted, [a for a in drawn if a.class_name in outlines], earlier)
@@ -143,7 +151,7 @@ def _written(
     found: Sequence[Annotation],
     *,
     write: bool,
-    replace: bool,
+    in_place: bool,
 ) -> WriteReport:
     """Write new answers, and keep those to prompts that were not asked this time."""
     anew = {a.metadata[ORIGIN_KEY] for a in found}
@@ -151,14 +159,31 @@ def _written(
     mode: Mode = "replace" if write else "dry-run"
     if not isinstance(project, Project):
         return project.write(entry.id, [*found, *kept], source=prompted.source, mode=mode)
-    drawn = {a.id for a in prompted.rough if a.source is None}
-    giving_way = {a.id: a.metadata[ORIGIN_KEY] for a in found if replace and a.metadata[ORIGIN_KEY] in drawn}
-    giving_way |= {a.id: a.metadata[ORIGIN_KEY] for a in kept if _replaces(a)}
-    report = project.write(entry.id, [*found, *kept], source=prompted.source, mode=mode, in_place_of=giving_way)
+    rough = {a.id: a for a in prompted.rough if a.source is None and not a.locked and in_place}
+    found = [_named_as(rough.get(a.metadata[ORIGIN_KEY]), a) for a in found]
+    gone = {a.id for a in prompted.earlier if a.source == prompted.source} - {a.id for a in kept}
+    kept = [replace(a, parent=None) if a.parent in gone else a for a in kept]
+    # Of a copy, which carries the same along, the first one stays where it is.
+    taking = {a.metadata[ORIGIN_KEY]: a.id for a in reversed(kept) if _replaces(a)}
+    taking |= {a.metadata[ORIGIN_KEY]: a.id for a in found if a.metadata[ORIGIN_KEY] in rough}
+    report = project.write(
+        entry.id,
+        [*found, *kept],
+        source=prompted.source,
+        mode=mode,
+        in_place_of={new_id: old_id for old_id, new_id in taking.items()},
+    )
     if write:  # the new ones are in before the old ones go
-        rough = [a for a in prompted.rough if replace and a.source is not None]
-        _take_out(project, entry.id, [*prompted.predicted, *rough], anew)
+        _take_out(project, entry.id, prompted.predicted, anew)
     return report
+
+
+def _named_as(drawn: Annotation | None, answer: Annotation) -> Annotation:
+    """The answer with the name and the description of what it takes the place of, if it does."""
+    if drawn is None:
+        return answer
+    said = {DESCRIPTION_KEY: drawn.metadata[DESCRIPTION_KEY]} if DESCRIPTION_KEY in drawn.metadata else {}
+    return replace(answer, name=drawn.name, metadata={**answer.metadata, **said})
 
 
 def _replaces(answer: Annotation) -> bool:
@@ -168,7 +193,7 @@ def _replaces(answer: Annotation) -> bool:
 
 def _is_prediction(annotation: Annotation, source: str) -> bool:
     """Whether it is an object that another model outlined; tissue and patches are none."""
-    made = annotation.source is not None and annotation.source not in (source, TISSUE_SOURCE, PATCH_SOURCE)
+    made = not annotation.drawn and annotation.source not in (source, TISSUE_SOURCE, PATCH_SOURCE)
     return made and annotation.kind in ("annotation", "detection")
 
 

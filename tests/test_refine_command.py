@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import uuid
 from dataclasses import replace
@@ -18,10 +19,14 @@ from qp2train import cli
 from qp2train.core.annotation import Annotation
 from qp2train.errors import ProjectError, PromptError
 from qp2train.qupath.folder import SlideFolder
+from qp2train.qupath.hierarchy import Hierarchy
 from qp2train.qupath.javanodes import JString
-from qp2train.qupath.pathobject import walk
+from qp2train.qupath.pathobject import set_children, walk
 from qp2train.qupath.project import Project
+from qp2train.qupath.qpbuild import Builder
 from qp2train.qupath.qpdata import load
+from qp2train.qupath.writeback import write_objects
+from qp2train.refine.fallback import ColourModel
 from qp2train.refining import refine_project
 from tests.fakes import write_pyramid
 
@@ -128,13 +133,66 @@ def test_replace_puts_better_outlines_in_the_place_of_rough_ones_until_they_are_
     assert drawn(project) == human
 
 
-def test_replace_lets_what_another_model_outlined_give_way(project: Project) -> None:
+def test_replace_leaves_what_another_model_outlined_and_what_is_locked(project: Project) -> None:
     entry = next(e for e in Project(project.path) if e.name == "a.tiff")
-    found = Annotation(shapely.box(275, 160, 360, 250), "Crypt")
+    found = Annotation(shapely.box(275, 160, 360, 250), "Gland")
     Project(project.path).write(entry.id, [found], source="unet")
-    code, said = call("refine", str(project.path), "--image", "a.tiff", "--from", "Crypt", "--replace", "--write")
+    data = load(entry.data_path.read_bytes())
+    (mine,) = (o for o in walk(data.root) if o.name == "mine")
+    mine.node.contents[5] = Builder(data.classes).boolean(True)
+    entry.data_path.write_bytes(data.to_bytes())
+    before = drawn(project)
+    code, said = call("refine", str(project.path), "--image", "a.tiff", "--from", "Gland", "--replace", "--write")
     assert code == 0, said
-    assert [a.source for a in drawn(project) if a.class_name == "Crypt"] == ["colour-fallback"]
+    assert [a for a in drawn(project) if a.source != "colour-fallback"] == before
+    assert before[0].locked
+
+
+def test_replace_goes_on_where_glands_lie_in_glands_and_copies_lie_about(project: Project) -> None:
+    entry = next(e for e in Project(project.path) if e.name == "a.tiff")
+    inner = Annotation(shapely.box(290, 170, 350, 230), "Lumen", parent=ROUGH.id, name="within")
+    data = load(entry.data_path.read_bytes())
+    write_objects(data, [inner], source=None)
+    entry.data_path.write_bytes(data.to_bytes())
+    human = drawn(project)
+
+    def refine(*classes: str) -> None:
+        again = Project(project.path)
+        (outcome,) = refine_project(again, entries=[again[entry.id]], outlines=classes, in_place=True, write=True)
+        assert outcome.error is None
+
+    for classes in (["Gland", "Lumen"], ["Gland"], ["Lumen"]):
+        refine(*classes)
+        assert [a.name for a in drawn(project) if a.source and a.name] == ["mine", "within"]
+    data = load(entry.data_path.read_bytes())
+    tree = Hierarchy(data)
+    twin = copy.deepcopy(next(obj for obj in tree if obj.name == "mine"))  # QuPath's copies keep the metadata
+    values = twin.node.contents[2].contents[2].items
+    values[[v.text for v in values].index(twin.id)] = JString(str(uuid.uuid4()))
+    set_children(twin, [])
+    set_children(tree.root, [*(child.node for child in tree.below(tree.root)), twin.node])
+    entry.data_path.write_bytes(data.to_bytes())
+    assert len([a for a in drawn(project) if a.name == "mine"]) == 2
+    refine("Gland")
+    call("clear", str(project.path), "--source", "colour-fallback")
+    assert drawn(project) == human
+
+
+def test_another_model_leaves_what_stands_in_your_outlines_place(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Other(ColourModel):
+        id = "other"
+
+    entry = next(iter(project))
+    list(refine_project(project, entries=[entry], outlines=["Gland"], in_place=True, write=True))
+    again = Project(project.path)
+    how = {"entries": [again[entry.id]], "outlines": ["Gland"], "corrected": True, "in_place": True, "write": True}
+    list(refine_project(again, model=Other(), **how))
+    assert "colour-fallback stand in the place of yours" in caplog.text
+    assert [a.source for a in drawn(project) if a.class_name == "Gland" and "qp2train replaced" in a.metadata] == [
+        "colour-fallback"
+    ]
 
 
 def test_replace_needs_outlines_and_a_project_and_a_class_that_nothing_has_is_said(
@@ -145,8 +203,8 @@ def test_replace_needs_outlines_and_a_project_and_a_class_that_nothing_has_is_sa
     code, said = call("refine", str(project.path), "--replace")
     assert code == 2
     assert "--from Gland" in said
-    with pytest.raises(ProjectError, match="replace= is for QuPath projects"):
-        next(refine_project(SlideFolder(tmp_path), outlines=["Gland"], replace=True))
+    with pytest.raises(ProjectError, match="in_place= is for QuPath projects"):
+        next(refine_project(SlideFolder(tmp_path), outlines=["Gland"], in_place=True))
 
 
 def test_the_class_can_be_given_for_prompts_that_say_none(project: Project) -> None:

@@ -118,7 +118,7 @@ def refine(
     ] = False,
     replace: Annotated[
         bool,
-        typer.Option("--replace", help="Better outlines take the place of the rough ones; clear brings yours back."),
+        typer.Option("--replace", help="Better outlines take the place of your rough ones; clear brings those back."),
     ] = False,
     mpp: Annotated[
         float | None, typer.Option(help="Large objects are gone along in closer views of so many µm per pixel.")
@@ -159,7 +159,7 @@ def refine(
             write=write,
             outlines=from_ or [],
             corrected=corrected,
-            replace=replace,
+            in_place=replace,
             class_name=class_name,
             mpp=mpp,
             pictures=pictures,
@@ -188,7 +188,10 @@ def clear(
     edited: Annotated[bool, typer.Option("--edited", help="Remove also what was edited in QuPath since.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
 ) -> None:
-    """Take one model's objects out of a project; everything else stays as it is, to the byte."""
+    """Take one model's objects out of a project; everything else stays as it is.
+
+    What they had taken the place of, by refine --replace, comes back.
+    """
     from qp2train.qupath.open import open_project
     from qp2train.qupath.project import Project
 

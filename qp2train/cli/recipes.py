@@ -224,7 +224,7 @@ def predict(
     opened = open_project(project, image_roots=image_root or [])
     chosen: list[ImageEntry | FolderEntry] = [opened[i] for i in image] if image else [*opened]
     if unannotated:
-        chosen = [e for e in chosen if all(a.source is not None for a in e.annotations())]
+        chosen = [e for e in chosen if not any(a.drawn for a in e.annotations())]
     settings = runs.prediction_settings(run, set_ or [])
     if objects in ("annotation", "detection"):
         settings["vectorise"]["kind"] = objects

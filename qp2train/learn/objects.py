@@ -31,7 +31,7 @@ from qp2train.slides.reading import AS_SCANNED, Reading
 ROUND, STRAY = 1.4, 0.25
 # So often a view is of another width, by a factor between these, with the object anywhere: a click does not say how
 # large it is, and of objects larger than a view a part is shown.
-OTHER_SHARE, CLOSEST, WIDEST = 0.3, 0.4, 4.0
+OTHER_SHARE, CLOSEST, WIDEST = 0.15, 0.4, 4.0
 # An object is read once, with so much round it that every other view lies inside, and kept so finely.
 _READ = ROUND * (1 + STRAY) + 2 * STRAY
 # In a view's mask; what is not known is `IGNORE`.

@@ -80,7 +80,7 @@ def _meeting(objects: Sequence[Annotation]) -> Iterator[Found]:
     chosen = [
         a
         for a in objects
-        if a.kind == "annotation" and a.source is None and not (a.class_name or "").endswith("*") and areal(a.geometry)
+        if a.kind == "annotation" and a.drawn and not (a.class_name or "").endswith("*") and areal(a.geometry)
     ]
     areas = np.array([areal(a.geometry) for a in chosen], dtype=object)
     if not len(areas):

@@ -240,7 +240,7 @@ def _check_entry(entry: ImageEntry | FolderEntry, open_slides: bool) -> tuple[Im
         size,
         mpp,
         dict(entry.metadata),
-        _class_facts([a for a in objects if a.kind == "annotation" and a.source is None], px_mm2),
+        _class_facts([a for a in objects if a.kind == "annotation" and a.drawn], px_mm2),
         dict(Counter(a.source for a in objects if a.source is not None)),
         dict(Counter(a.kind for a in objects if a.kind != "annotation" and a.source is None)),
         image_type,

@@ -24,10 +24,11 @@ def under_enclosing(annotations: Sequence[Annotation], there: Sequence[Annotatio
 
     Args:
         annotations: Predictions, full-resolution pixels.
-        there: What the entry holds. Parents are its annotations and TMA cores that no model made (source None), with
-            an area, on the same plane; of several of the same area, the one deepest in the hierarchy.
+        there: What the entry holds. Parents are its annotations and TMA cores that no model made, see
+            `Annotation.drawn`, with an area, on the same plane; of several of the same area, the one deepest in the
+            hierarchy.
     """
-    hosts = [a for a in there if a.kind in ("annotation", "tma_core") and a.source is None]
+    hosts = [a for a in there if a.kind in ("annotation", "tma_core") and a.drawn]
     areas = np.array([areal(a.geometry) for a in hosts], dtype=object)
     free = [i for i, a in enumerate(annotations) if a.parent is None and not a.geometry.is_empty]
     if not free or not len(areas):

@@ -19,6 +19,7 @@ from qp2train.qupath.entryedit import edited
 from qp2train.qupath.pathobject import Rgb
 from qp2train.qupath.placing import Under, under_enclosing
 from qp2train.qupath.relink import ImageLocation, Relinked
+from qp2train.qupath.replaced import taken_out
 from qp2train.qupath.savefile import save
 from qp2train.qupath.store import Backend, JavaFreeStore, Store
 from qp2train.qupath.uris import Locator, check_name, local_path, project_uri, segments
@@ -220,7 +221,7 @@ class Project:
         entry = self._own(entry)
         annotations = list(annotations)
         if under == "enclosing":
-            annotations = under_enclosing(annotations, entry.annotations_unseen())
+            annotations = under_enclosing(annotations, taken_out(entry.annotations_unseen(), source))
         used = {a.class_name for a in annotations if a.class_name is not None}
         known = self.classes
         palette = {**{name: qpproj.default_color(name) for name in used}, **(colors or {}), **known}

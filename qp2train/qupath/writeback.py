@@ -95,13 +95,13 @@ def write_objects(
             continue
         _check_id(annotation.id, taken=annotation.id.lower() in taken)
         taken.add(annotation.id.lower())
-        parent = stands_for.get(annotation.parent or "", annotation.parent)
+        old_id = replacing.get(annotation.id)
+        parent = None if old_id is not None else stands_for.get(annotation.parent or "", annotation.parent)
         if parent is not None and parent not in objects and parent not in new:
             raise ProjectError(f"annotation {annotation.id} lies under {parent}, which is not there: use parent=None")
         provenance = {SOURCE_KEY: source, FINGERPRINT_KEY: written} if source else {}
         metadata = {**annotation.metadata, **provenance}
         metadata.pop(REPLACED_KEY, None)  # a copy replaces nothing
-        old_id = replacing.get(annotation.id)
         if old_id is not None:
             metadata[REPLACED_KEY] = kept_text(objects.get(old_id), old_id, tree.classes)
         obj = new[annotation.id] = PathObject(
@@ -120,7 +120,8 @@ def write_objects(
         if old_id is None:
             children.setdefault(parent, []).append(obj)
         else:
-            _take_place(tree, objects.pop(old_id), obj)
+            _take_place(tree, objects[old_id], obj)
+            objects[old_id] = obj  # what is to lie under the one lies under the other
     for parent, added in children.items():
         above = tree.root if parent is None else objects.get(parent) or new[parent]
         tree.set_below(above, [*tree.below(above), *added])
@@ -133,7 +134,7 @@ def write_objects(
         superseded=len(stands_for),
         moved_up=removal.moved_up,
         replaced=sum(new_id in new for new_id in replacing),
-        restored=len(removal.restored - {*replacing.values()}),
+        restored=len(removal.restored - {old_id for new_id, old_id in replacing.items() if new_id in new}),
         by_class=changes(removal.forms, forms),
     )
 
@@ -204,7 +205,10 @@ class _Back:
         self._there.add(drawn.id)
         if self._builder is None:
             self._builder = Builder(self._tree.data.classes, classes=self._tree.classes.nodes)
-        return read_object(self._builder.path_object(drawn, self._builder.roi(drawn), drawn.metadata))
+        # Without a fingerprint that fits, it is still an edited one.
+        source = {} if drawn.source is None else {SOURCE_KEY: drawn.source, FINGERPRINT_KEY: ""}
+        metadata = {**drawn.metadata, **source}
+        return read_object(self._builder.path_object(drawn, self._builder.roi(drawn), metadata))
 
 
 def _take_place(tree: Hierarchy, old: PathObject, new: PathObject) -> None:

@@ -13,13 +13,16 @@ import shapely
 from qp2train.core.annotation import REPLACED_KEY, Annotation, Plane
 from qp2train.core.labels import LabelMap
 from qp2train.errors import ProjectError, QuPathFormatError
+from qp2train.qupath.hierarchy import Hierarchy
 from qp2train.qupath.javanodes import JString
-from qp2train.qupath.pathobject import walk
+from qp2train.qupath.pathobject import PathObject, walk
 from qp2train.qupath.project import Project
 from qp2train.qupath.qpdata import load
-from qp2train.qupath.writeback import remove_objects
+from qp2train.qupath.writeback import remove_objects, write_objects
 from qp2train.sampling.plan import sample_patches
 from tests.fakes import write_png
+
+from .worked_example import TRIANGLE
 
 HOLED = shapely.box(10, 10, 60, 60).difference(shapely.box(20, 20, 30, 30))
 ROUGH = Annotation(
@@ -88,7 +91,7 @@ def test_a_later_write_that_does_not_replace_gives_the_humans_back(project: Proj
     assert [a.id for a in there(project)] == [ROUGH.id, INNER.id, AFTER.id]
 
 
-def edit(project: Project, change: Callable[[object], None]) -> None:
+def edit(project: Project, change: Callable[[PathObject], None]) -> None:
     """What a human does in QuPath."""
     file = Project(project.path)["1"].data_path
     data = load(file.read_bytes())
@@ -97,14 +100,17 @@ def edit(project: Project, change: Callable[[object], None]) -> None:
     file.write_bytes(data.to_bytes())
 
 
+def renamed(object_id: str) -> Callable[[PathObject], None]:
+    def change(obj: PathObject) -> None:
+        if obj.id == object_id:
+            obj.node.contents[0] = JString("mine")
+
+    return change
+
+
 def test_once_a_human_has_edited_it_it_stays(project: Project) -> None:
     put(project)
-
-    def rename(obj: object) -> None:
-        if obj.id == BETTER.id:  # type: ignore[attr-defined]
-            obj.node.contents[0] = JString("mine")  # type: ignore[attr-defined]
-
-    edit(project, rename)
+    edit(project, renamed(BETTER.id))
     (report,) = Project(project.path).clear(source="net")
     assert (report.removed, report.restored, report.kept_edited) == (0, 0, 1)
     assert there(project)[0].name == "mine"
@@ -119,6 +125,46 @@ def test_what_is_there_already_is_not_put_back_twice(project: Project) -> None:
     (report,) = Project(project.path).clear(source="net")
     assert report.restored == 0
     assert sorted(a.id for a in there(project)) == sorted([ROUGH.id, INNER.id, AFTER.id])
+
+
+def test_an_object_of_old_files_without_ids_does_not_give_way() -> None:
+    tree = Hierarchy(load(TRIANGLE))
+    for obj in tree:
+        obj.id = None
+    made_up = next(object_id for object_id, obj in tree.with_ids() if obj.kind == "annotation")
+    with pytest.raises(ProjectError, match="open and save the image in a newer QuPath"):
+        write_objects(tree, [BETTER], source="net", in_place_of={BETTER.id: made_up})
+
+
+def test_what_a_human_made_of_a_prediction_is_that_again(project: Project) -> None:
+    put(project)
+    edit(project, renamed(BETTER.id))
+    kept = there(project)[0]
+    other = Annotation(shapely.box(12, 12, 50, 50), "Gland: Crypt")
+    put(project, other, BETTER.id, source="sam")
+    assert there(project)[0].source == "sam"
+    Project(project.path).clear(source="sam")
+    assert same(there(project)[0], kept)
+    Project(project.path).clear(source="net", edited=True)
+    assert there(project)[0].id == ROUGH.id
+
+
+def test_what_lies_under_the_one_lies_under_the_other(project: Project) -> None:
+    within = Annotation(shapely.box(40, 40, 45, 45), "Cell", plane=ROUGH.plane)
+    for order in ([within, BETTER], [BETTER, within]):
+        again = Project(project.path)
+        again.write("1", order, source="net", under="enclosing", in_place_of={BETTER.id: ROUGH.id})
+        assert {a.id: a.parent for a in there(project)}[within.id] == BETTER.id
+    Project(project.path).write(
+        "1", [replace(within, id=INNER.id[:-4] + "0000", plane=BETTER.plane)], source="unet", under="enclosing"
+    )
+    assert {a.id: a.parent for a in there(project)}[INNER.id[:-4] + "0000"] == BETTER.id
+
+
+def test_what_could_not_be_written_again_is_counted_as_put_back(project: Project) -> None:
+    put(project)
+    report = Project(project.path).write("1", [], source="net", in_place_of={BETTER.id: ROUGH.id})
+    assert (report.replaced, report.restored) == (0, 1)
 
 
 def test_a_copy_of_it_replaces_nothing(project: Project) -> None:
