@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from os import PathLike
 from pathlib import Path
 
@@ -11,6 +13,12 @@ from qp2train.refine.prompts import PromptModel
 
 # Files of a SAM: checkpoints in the original layout, and a folder's settings in transformers' one.
 CHECKPOINTS, SETTINGS = (".pth", ".pt", ".safetensors"), "config.json"
+
+
+log = logging.getLogger(__name__)
+
+# On objects held out from training, an IoU after three clicks below this is said whenever the model is loaded.
+POOR = 0.75
 
 
 def load_prompt_model(path: str | PathLike[str], *, device: str = "auto") -> PromptModel:
@@ -32,7 +40,9 @@ def load_prompt_model(path: str | PathLike[str], *, device: str = "auto") -> Pro
         from qp2train.learn.models import Model  # imported where they are used: they take seconds
         from qp2train.refine.clicknet import ClickModel
 
-        return ClickModel(Model.load(given), device=device)
+        model = ClickModel(Model.load(given), device=device)
+        _warn_of_poor(given)
+        return model
     if given.suffix in CHECKPOINTS or (given / SETTINGS).is_file():
         from qp2train.refine.samload import load_sam
 
@@ -41,3 +51,24 @@ def load_prompt_model(path: str | PathLike[str], *, device: str = "auto") -> Pro
         f"{given} holds nothing that answers prompts: give the run of a recipe with 'task: prompted', a SAM's folder "
         f"with {SETTINGS}, or its checkpoint ({', '.join(CHECKPOINTS)})"
     )
+
+
+def _warn_of_poor(run: Path) -> None:
+    """Say what a run's own evaluation found, if that was poor: a loaded model does not look it."""
+    for part in ("test", "val"):
+        file = run / "evaluation" / part / "metrics.json"
+        try:
+            found = json.loads(file.read_bytes())["pooled"]["nothing"]
+            after, never = float(found["iou@3"]), float(found["never"])
+        except (OSError, ValueError, LookupError, TypeError):  # no run, not evaluated, or not by clicks
+            continue
+        if not after >= POOR:
+            log.warning(
+                "%s: its outlines of held-out objects were poor: after three clicks an IoU of %.2f, and %.0f %% never "
+                "came to 0.85 (%s). Train it longer or on more objects, or use a SAM",
+                run,
+                after,
+                100 * never,
+                file,
+            )
+        return

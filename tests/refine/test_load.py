@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -22,6 +23,18 @@ def test_a_run_a_model_folder_and_a_zip_answer_alike(click_model, tmp_path) -> N
         assert model.id == click_model.id
         answers.append(model.encode(view).predict(prompt)[0])
     assert all((a.mask == answers[0].mask).all() and a.iou == answers[0].iou for a in answers)
+
+
+@pytest.mark.parametrize(("part", "iou", "said"), [("test", 0.6, True), ("test", 0.8, False), ("val", 0.6, True)])
+def test_a_run_that_was_poor_on_held_out_objects_is_not_loaded_in_silence(
+    click_model, tmp_path, caplog, part, iou, said
+) -> None:
+    click_model.save(tmp_path / "run" / "model")
+    found = tmp_path / "run" / "evaluation" / part
+    found.mkdir(parents=True)
+    (found / "metrics.json").write_text(json.dumps({"pooled": {"nothing": {"iou@3": iou, "never": 0.4}}}))
+    load_prompt_model(tmp_path / "run")
+    assert ("an IoU of 0.60, and 40 % never" in caplog.text) is said
 
 
 def test_a_folder_of_a_sam_is_one(tmp_path) -> None:
