@@ -28,6 +28,7 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 from rasterio.features import rasterize
+from skimage.measure import label
 
 import qp2train as qp
 from qp2train.core.agreement import class_scores
@@ -149,8 +150,9 @@ def class_of_each(glands: NDArray[np.int32], painted_classes: NDArray[np.int32])
 
 
 def of_objects(annotations: list[qp.Annotation], glands: NDArray[np.int32], valid: NDArray[np.bool_]) -> float:
-    numbered = painted([(a, i) for i, a in enumerate(annotations, start=1)], glands)
-    return object_dice(np.where(valid, numbered, 0), np.where(valid, glands, 0))
+    """Object Dice inside the fields: what meets only outside of them, where nobody knows, is not one object."""
+    numbered = np.where(valid, painted([(a, i) for i, a in enumerate(annotations, start=1)], glands), 0)
+    return object_dice(label(numbered, connectivity=1), np.where(valid, glands, 0))
 
 
 def painted(numbered: list[tuple[qp.Annotation, int]], like: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -218,6 +218,16 @@ class PaquoStore:
             if object_id in plan and not there[object_id].getParent().equals(above):
                 there[object_id].getParent().removeChildObject(there[object_id])
                 above.addChildObject(there[object_id])
+        siblings: dict[str | None, list[str]] = {parent: [] for parent in added}
+        for object_id, parent in plan.items():
+            if parent in siblings:
+                siblings[parent].append(object_id)
+        for parent, ids in siblings.items():  # QuPath appends; what takes a place stands in that place
+            new = [object_id for object_id in ids if object_id in forms]
+            if ids[-len(new) :] != new:
+                above = root if parent is None else there[parent]
+                above.clearChildObjects()
+                above.addChildObjects(java.cls("java.util.Arrays").asList([there[i] for i in ids]))
         image.getHierarchy().fireHierarchyChangedEvent(root)
         return target, image
 

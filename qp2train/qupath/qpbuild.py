@@ -19,6 +19,7 @@ from qp2train.core.geometry import clean
 from qp2train.errors import QuPathFormatError
 from qp2train.qupath.javanodes import Block, ClassDesc, Field, JArray, JEnum, JObject, JString, Node, encode_utf
 from qp2train.qupath.pathobject import KINDS, MEASUREMENTS, METADATA_MAP, OBJECT_ID, OBJECTS, PATH_CLASS, Rgb, argb
+from qp2train.qupath.qpproj import default_color
 from qp2train.qupath.roi import PACKAGE as ROI
 
 _KIND_CLASS = {kind: name for name, kind in KINDS.items()}
@@ -187,10 +188,9 @@ class Builder:
         found = self._classes.get(name)
         if found is None:
             parent, _, level = name.rpartition(": ")
-            color = self._colors.get(name)
             found = self.object(
                 PATH_CLASS,
-                None if color is None else self.integer(argb(color)),
+                self.integer(argb(self._colors.get(name) or default_color(name))),
                 JString(level),
                 self.path_class(parent) if parent else None,
             )

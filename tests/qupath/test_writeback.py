@@ -12,6 +12,7 @@ from shapely.geometry.base import BaseGeometry
 
 from qp2train.core.annotation import Annotation, Plane
 from qp2train.errors import LabelError, ProjectError, QuPathFormatError
+from qp2train.qupath.hierarchy import Hierarchy
 from qp2train.qupath.javanodes import JObject, JString
 from qp2train.qupath.javatypes import class_name
 from qp2train.qupath.pathobject import PathObject, set_children, walk
@@ -46,6 +47,19 @@ def test_what_is_written_comes_back_with_its_source() -> None:
     assert human.id == TRIANGLE_ID
     assert ours == replace(wanted, source="unet-1")
     assert str(replace(report, entry="a.svs")) == "a.svs: 1 added, 0 removed (unet-1)"
+
+
+def test_every_class_has_a_colour_without_which_qupath_reads_no_object_of_the_file() -> None:
+    """A derived class without one: PathClass.readResolve of QuPath 0.4 to 0.7 fails, and the image looks empty."""
+    data = load(TRIANGLE)
+    write_objects(data, [predicted(class_name="Lymph: Dense: Peripheral")], source=None)
+    classes = Hierarchy(reread(data)).classes
+    nodes = {classes.name(obj.path_class): obj.path_class for obj in walk(reread(data).root) if obj.path_class}
+    node = nodes["Lymph: Dense: Peripheral"]
+    for _ in range(3):
+        assert node.ref("colorRGB") is not None
+        node = node.ref("parentClass")
+    assert node is None
 
 
 SHAPES = {
