@@ -101,4 +101,4 @@ kill: $(INSTALLED)
 bench: qupath reading sampling training fuzz kill glas
 
 clean:
-	rm -rf $(VENV) demo runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo runs notebooks/*/ build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
