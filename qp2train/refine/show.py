@@ -83,7 +83,7 @@ def before_and_after(slide: Slide, refined: Sequence[Annotation], *, most: int =
         axes.set_title(f"{said}, {annotation.measurements[PREDICTED_IOU]:.2f}", fontsize=8, parse_math=False)
     left_out = f"; {len(chosen)} of {len(refined)} are shown" if len(chosen) < len(refined) else ""
     figure.suptitle(
-        f"{slide.name}: prompt (dashed, blue) and outline (yellow), predicted IoU{left_out}",
+        f"{slide.name}: before (dashed: outline orange, box blue) and after (yellow), predicted IoU{left_out}",
         fontsize=9,
         parse_math=False,
     )
