@@ -69,8 +69,8 @@ glas-grade: $(INSTALLED) $(LITE0)
 glas-official: $(INSTALLED)
 	$(BIN)/python benchmarks/glas_official.py $(DATA) --out runs/glas-official
 
-nuclei: $(INSTALLED)
-	$(BIN)/python benchmarks/nuclei.py $(DATA) --out runs/nuclei
+nuclei: $(INSTALLED) $(LITE0)
+	$(BIN)/python benchmarks/nuclei.py $(DATA) --out runs/nuclei --set model.encoder_weights=$(LITE0)
 
 # After `make glas` also from the outlines that its models find: `make refine SEGMENTATIONS=runs/glas`.
 refine: $(INSTALLED) $(LITE0)
