@@ -98,7 +98,8 @@ def test_nuclei(tmp_path):
         noisy = np.clip(picture(labels) + rng.normal(0, 12, (*labels.shape, 3)), 0, 255).astype(np.uint8)
         Image.fromarray(noisy).save(tmp_path / "images" / f"{seed}.png")
         Image.fromarray(labels.astype(np.uint16)).save(tmp_path / "labels" / f"{seed}.png")
-    said = run("nuclei.py", tmp_path, "--out", tmp_path / "out", **{"sample.count": 24, "model.encoder_weights": "null"})
+    small = {"sample.count": 24, "model.encoder_weights": "null"}
+    said = run("nuclei.py", tmp_path, "--out", tmp_path / "out", **small)
     found = json.loads((tmp_path / "out" / "results-seed0.json").read_text(encoding="utf-8"))
     assert f"pixel Dice {found['pixel dice']:.3f}" in said
     assert {"f1", "dice", "pq"} <= set(found["divided at waists"])
