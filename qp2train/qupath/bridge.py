@@ -22,8 +22,8 @@ from qp2train.qupath.pathobject import Rgb
 from qp2train.qupath.qpdata import Kinds, ReadResult, load, of_kinds
 from qp2train.qupath.qpdata import read_annotations as read_file
 from qp2train.qupath.savefile import BACKUP_SUFFIX, Stamp, check_unchanged, lock, read_stamped, save
-from qp2train.qupath.writeback import remove_objects, write_objects
-from qp2train.qupath.writereport import Mode, WriteReport, changes
+from qp2train.qupath.writeback import clear_objects, write_objects
+from qp2train.qupath.writereport import Mode, WriteReport
 
 _REMEDY = 'pip install "qp2train[qupath]", and set PAQUO_QUPATH_DIR to the folder of QuPath 0.5 or later'
 
@@ -122,16 +122,7 @@ class PaquoStore:
             return None
 
         def change(tree: Hierarchy) -> WriteReport:
-            gone = remove_objects(tree, source, edited=edited, ids=ids)
-            return WriteReport(
-                "",
-                source,
-                removed=len(gone.removed),
-                kept_edited=len(gone.edited),
-                moved_up=gone.moved_up,
-                restored=len(gone.restored),
-                by_class=changes(gone.forms, ()),
-            )
+            return clear_objects(tree, source, edited=edited, ids=ids)
 
         report = self._update(entry, change, {}, merge=merge, dry_run=dry_run)
         return report if report.removed or report.kept_edited else None

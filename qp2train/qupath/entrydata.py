@@ -34,8 +34,8 @@ from qp2train.qupath.qpproj import (
     to_json,
 )
 from qp2train.qupath.savefile import BACKUP_SUFFIX, Stamp, check_unchanged, lock, read_stamped, remove, save
-from qp2train.qupath.writeback import remove_objects, write_objects
-from qp2train.qupath.writereport import Mode, WriteReport, changes
+from qp2train.qupath.writeback import clear_objects, write_objects
+from qp2train.qupath.writereport import Mode, WriteReport
 
 log = logging.getLogger(__name__)
 
@@ -79,16 +79,7 @@ def clear(
         return None
 
     def change(tree: Hierarchy) -> WriteReport:
-        removal = remove_objects(tree, source, edited=edited, ids=ids)
-        return WriteReport(
-            "",
-            source,
-            removed=len(removal.removed),
-            kept_edited=len(removal.edited),
-            moved_up=removal.moved_up,
-            restored=len(removal.restored),
-            by_class=changes(removal.forms, ()),
-        )
+        return clear_objects(tree, source, edited=edited, ids=ids)
 
     report = _update(entry, change, merge=merge, dry_run=dry_run)
     return report if report.removed or report.kept_edited else None

@@ -50,6 +50,4 @@ def given_back(text: str) -> Annotation:
     try:
         return read_feature(text)
     except QuPathFormatError as error:
-        raise QuPathFormatError(
-            f"what was drawn by hand cannot be put back: {error}. The file's first state is in the backup beside it"
-        ) from error
+        raise QuPathFormatError(f"what was drawn by hand cannot be put back: {error}. Nothing was changed") from error

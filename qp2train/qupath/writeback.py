@@ -187,6 +187,22 @@ def remove_objects(
     return result
 
 
+def clear_objects(
+    data: QpData | Hierarchy, source: str, *, edited: bool = False, ids: Collection[str] | None = None
+) -> WriteReport:
+    """`remove_objects`, and the report of it."""
+    removal = remove_objects(data, source, edited=edited, ids=ids)
+    return WriteReport(
+        "",
+        source,
+        removed=len(removal.removed),
+        kept_edited=len(removal.edited),
+        moved_up=removal.moved_up,
+        restored=len(removal.restored),
+        by_class=changes(removal.forms, ()),
+    )
+
+
 class _Back:
     """Makes what objects of ours had taken the place of."""
 

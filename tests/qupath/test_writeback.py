@@ -50,7 +50,7 @@ def test_what_is_written_comes_back_with_its_source() -> None:
 
 
 def test_every_class_has_a_colour_without_which_qupath_reads_no_object_of_the_file() -> None:
-    """A derived class without one: PathClass.readResolve of QuPath 0.4 to 0.7 fails, and the image looks empty."""
+    """A derived class without one: PathClass.readResolve of QuPath 0.6 failed, and the image had no objects."""
     data = load(TRIANGLE)
     write_objects(data, [predicted(class_name="Lymph: Dense: Peripheral")], source=None)
     classes = Hierarchy(reread(data)).classes
