@@ -1,6 +1,7 @@
 """Clicks that expert gland outlines need, on real colon tissue: five slides of the GlaS challenge as a QuPath project.
 
-    python benchmarks/refine.py DATA --out runs/refine [--patients p01,p06] [--segmentations runs/glas] [--fallback]
+    python benchmarks/refine.py DATA --out runs/refine [--patients p01,p06] [--segmentations runs/glas] [--trained]
+        [--fallback]
 
 DATA as for glas.py. For each patient a network for prompts is trained on the other four, for a fixed
 number of steps: its last weights are used, so nothing of the left-out patient chooses anything. Every gland of the
@@ -9,8 +10,10 @@ at the centre of the largest error, 20 times at most; only inside the annotated 
 mean clicks to an IoU of 0.85, 20 where it is never reached. Intervals are over patients.
 
 With --segmentations, the glands of which the segmentation of the same left-out patient (a run of glas.py) found at
-least an IoU of 0.5 are clicked on twice more: from the predicted outline, and from nothing. With --fallback nothing is
-trained, and colours alone answer.
+least an IoU of 0.5 are clicked on three times more: from nothing, from the predicted outline, and from what the network
+makes of that without a click (`qp2train refine --from Gland`). With --trained the networks that an earlier run left in
+--out are clicked with, if they were trained on the same patches. With --fallback nothing is trained, and colours alone
+answer.
 """
 
 from __future__ import annotations
@@ -53,6 +56,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/refine"))
     parser.add_argument("--patients", default=",".join(PATIENTS))
     parser.add_argument("--segmentations", type=Path, help="the --out folder of glas.py")
+    parser.add_argument("--trained", action="store_true", help="score the networks that are in --out")
     parser.add_argument("--fallback", action="store_true", help="score the training-free fallback")
     parser.add_argument("--objects", type=int, default=1000, help="glands per patient at most")
     parser.add_argument("--seed", type=int, default=0)
@@ -67,7 +71,7 @@ def main() -> int:
     table = qp.sample_patches(list(project), GLANDS, seed=asked.seed, **arguments["sample"])
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"{'patient':8} {'glands':>6} {'IoU@1':>6} {'@3':>6} {'@5':>6} {'NoC@85':>7} {'@90':>6} {'never':>6} trained")
-    found, compared = list[qp.PromptEvaluation](), list[tuple[list[float], list[float]]]()
+    found, compared = list[qp.PromptEvaluation](), list[tuple[list[float], ...]]()
     for patient in asked.patients.split(","):
         held = {ref.entry for ref in table.slides.values() if ref.metadata["patient"] == patient}
         inside = table.rows["entry"].isin(held).to_numpy()
@@ -80,7 +84,8 @@ def main() -> int:
         of = scores.table().loc["nothing"]
         print(
             f"{patient:8} {len(scores.objects):6} {of['iou@1']:6.3f} {of['iou@3']:6.3f} {of['iou@5']:6.3f} "
-            f"{of['noc@85']:7.2f} {of['noc@90']:6.2f} {of['never']:6.2f} {trained_s:7.0f} s",
+            f"{of['noc@85']:7.2f} {of['noc@90']:6.2f} {of['never']:6.2f} "
+            + ("before" if asked.trained else f"{trained_s:7.0f} s"),
             flush=True,
         )
         if asked.segmentations is not None:
@@ -98,12 +103,15 @@ def main() -> int:
         print(f"{kind:11}", "  ".join(shown(name, data, kind) for name in data["pooled"][kind]))
     print(f"without looking, a disc in the middle of the view: IoU {disc_iou(table):.3f}")
     if compared:
-        predicted, nothing = (ClickScores.of([pair[i] for pair in compared]) for i in (0, 1))
-        more, less = nothing.clicks_to(0.85), predicted.clicks_to(0.85)
-        print(
-            f"{len(compared)} glands that a segmentation found, IoU {predicted.iou_at(0):.3f}: NoC@85 {less:.2f} from"
-        )
-        print(f"  its outline, {more:.2f} from nothing ({less / more:.2f} of the clicks; target 0.50)")
+        nothing, *starts = (ClickScores.of([clicked[i] for clicked in compared]) for i in range(3))
+        least = nothing.clicks_to(0.85)
+        print(f"{len(compared)} glands that a segmentation found: NoC@85 {least:.2f} from nothing")
+        for name, found_from in zip(("its outline", "what the network makes of that"), starts, strict=True):
+            clicks = found_from.clicks_to(0.85)
+            print(
+                f"  {clicks:.2f} from {name}, IoU {found_from.iou_at(0):.3f}: {clicks / least:.2f} of the clicks "
+                "(target 0.50)"
+            )
     print(f"a click on a {VIEW_PX} × {VIEW_PX} view: {click_ms(model):.1f} ms (median of 50)")
     of = data["pooled"]["nothing"]
     reached = {
@@ -118,6 +126,11 @@ def main() -> int:
 def answering(train: PatchTable, arguments: dict[str, dict], asked: argparse.Namespace, patient: str) -> PromptModel:
     if asked.fallback:
         return ColourModel()
+    if asked.trained:
+        model = qp.load_model(asked.out / patient)
+        if model.about["table"] != train.digest():
+            raise SystemExit(f"{model.id} was trained on other patches than those of this run")
+        return ClickModel(model)
     spec = qp.Prompted(train.labels, **arguments["model"])
     out = asked.out / patient
     return ClickModel(qp.fit(spec, train, seed=asked.seed, out=out, progress=False, **arguments["fit"]))
@@ -125,10 +138,10 @@ def answering(train: PatchTable, arguments: dict[str, dict], asked: argparse.Nam
 
 def from_predictions(
     model: PromptModel, segmentation: qp.Model, held: PatchTable, project: qp.Project
-) -> list[tuple[list[float], list[float]]]:
-    """Of each gland that was found: IoU after each click, from the predicted outline and from nothing."""
+) -> list[tuple[list[float], ...]]:
+    """Of each gland that was found: IoU after each click, from each of the three starts."""
     objects = objects_of(held)
-    views, pairs = ObjectViews(objects, VIEW_PX), []
+    views, clicked = ObjectViews(objects, VIEW_PX), []
     (entry,) = {*held.rows["entry"]}
     with project[entry].slide() as slide:
         predicted = qp.vectorise(
@@ -147,8 +160,9 @@ def from_predictions(
         if iou(start, truth, valid=known) < FOUND:
             continue
         view = model.encode(image)
-        pairs.append((click_through(view, truth, valid=known, start=start), click_through(view, truth, valid=known)))
-    return pairs
+        refined = view.predict(Prompt(mask=start))[0].mask
+        clicked.append(tuple(click_through(view, truth, valid=known, start=m) for m in (None, start, refined)))
+    return clicked
 
 
 def disc_iou(table: PatchTable) -> float:

@@ -16,13 +16,14 @@ from qp2train.learn.objects import ROUND
 from qp2train.learn.prompted import PromptedNet
 from qp2train.learn.promptguide import guide
 from qp2train.learn.prompting import THRESHOLD
+from qp2train.refine.heard import heard
 from qp2train.refine.prompts import Candidate, Pixels, Prompt, check_image
 
 # (left, top, side) of a square window, in pixels of the view.
 Window = tuple[float, float, float]
 
-# Round an earlier outline a window is so much wider than it: it may be a part of the object.
-ROOM = 2.0
+# Where an answer goes beyond the window round an earlier outline, a window so much wider is looked at.
+WIDER = 1.5
 # An outline so near to its window's side goes on beyond it, as a share of the side.
 EDGE = 0.02
 # A window is at least so much wider than its clicks are apart.
@@ -76,6 +77,9 @@ class ClickView:
             return [Candidate(np.zeros((height, width), np.bool_), 0.0)]
         windows = self._windows(prompt)
         found = self._answer(prompt, windows)
+        while prompt.mask.any() and _reaches(found[0].mask, windows[0]):  # the outline was of a part
+            windows = [self._wider(windows[0])]
+            found = self._answer(prompt, windows)
         # What a window cuts off may fit the part that it shows as well as can be: wider windows go first.
         whole = [not _reaches(c.mask, window) for c, window in zip(found, windows, strict=True)]
         return [found[i] for i in sorted(range(len(found)), key=lambda i: (not whole[i], -found[i].iou))]
@@ -83,11 +87,11 @@ class ClickView:
     def _windows(self, prompt: Prompt) -> list[Window]:
         height, width = self._image.shape[:2]
         assert prompt.mask is not None
-        side = float(max(height, width))
-        whole = ((width - side) / 2, (height - side) / 2, side)
+        whole = self._whole()
+        side = whole[2]
         given = None
         if prompt.mask.any():
-            given = _round(extent_of(prompt.mask), prompt.points, ROOM)
+            given = _round(extent_of(prompt.mask), prompt.points, ROUND)
         elif prompt.box is not None:
             left, top, right, bottom = prompt.box
             given = _round((max(0, left), max(0, top), min(width, right), min(height, bottom)), prompt.points, ROUND)
@@ -100,6 +104,16 @@ class ClickView:
         belongs = [p for p, label in zip(prompt.points, prompt.labels, strict=True) if label]
         x, y = np.mean(belongs or prompt.points, axis=0)
         return [whole, *((x - s / 2, y - s / 2, s) for s in sides)]
+
+    def _whole(self) -> Window:
+        height, width = self._image.shape[:2]
+        side = float(max(height, width))
+        return (width - side) / 2, (height - side) / 2, side
+
+    def _wider(self, window: Window) -> Window:
+        left, top, side = window
+        whole, more = self._whole(), (WIDER - 1) * side / 2
+        return (left - more, top - more, WIDER * side) if WIDER * side < whole[2] else whole
 
     @torch.no_grad()
     def _answer(self, prompt: Prompt, windows: Iterable[Window]) -> list[Candidate]:
@@ -134,8 +148,8 @@ class ClickView:
         left, top, side = window
         zoom = side / self._model.size_px
         back = np.array([[zoom, 0, left + 0.5 * zoom - 0.5], [0, zoom, top + 0.5 * zoom - 0.5]])
-        mask = np.asarray(cv2.warpAffine(share, back, (width, height), flags=cv2.INTER_LINEAR) > THRESHOLD)
-        return _meant(mask, prompt)
+        share = np.asarray(cv2.warpAffine(share, back, (width, height), flags=cv2.INTER_LINEAR), np.float32)
+        return heard(share, _meant(share > THRESHOLD, prompt), prompt.points, prompt.labels)
 
 
 def _round(box: tuple[float, float, float, float], points: Sequence[tuple[float, float]], room: float) -> Window:
