@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import shapely
+from shapely.geometry.base import BaseGeometry
 
 from qp2train.core.annotation import REPLACED_KEY, Annotation
 from qp2train.errors import ProjectError, PromptError, Qp2trainError
@@ -29,6 +31,9 @@ from qp2train.sampling.patchtiles import PATCH_SOURCE
 from qp2train.slides import Slide
 
 log = logging.getLogger(__name__)
+
+# Corrections of predictions are of the same object from this IoU on.
+THE_SAME = 0.5
 
 
 def refine_project(
@@ -97,7 +102,7 @@ def refine_project(
                     class_name=class_name,
                     mpp=mpp,
                 )
-                found = [a for a in found if a.metadata[ORIGIN_KEY] not in prompted.answered]
+                found = [a for a in found if not prompted.has_answered(a)]
                 if pictures is not None and found:
                     _before_after(slide, found, Path(pictures) / f"{entry.id}-{Path(entry.name).stem}.png")
             finally:
@@ -135,13 +140,16 @@ class _Prompted:
                 ", ".join(sorted(others)),
             )
         predicted = [a for a in there if corrected and _is_prediction(a, source)]
-        predicted += map(_before_correction, _corrections(earlier))
+        predicted += _before_corrections(earlier)
         return cls(source, drawn, predicted, [a for a in drawn if a.class_name in outlines], earlier)
 
-    @property
-    def answered(self) -> set[str]:
-        """The ids of prompts of which a human has corrected the answer."""
-        return {a.metadata[ORIGIN_KEY] for a in self.earlier if a.source is None}
+    def has_answered(self, found: Annotation) -> bool:
+        """Whether a human has corrected the answer to the same prompt, or to one that a model has drawn again."""
+        return any(
+            a.metadata[ORIGIN_KEY] == found.metadata[ORIGIN_KEY] or _is_corrected_again(a, [found])
+            for a in self.earlier
+            if a.source is None
+        )
 
 
 def _written(
@@ -155,17 +163,29 @@ def _written(
 ) -> WriteReport:
     """Write new answers, and keep those to prompts that were not asked this time."""
     anew = {a.metadata[ORIGIN_KEY] for a in found}
-    kept = [a for a in prompted.earlier if a.source == prompted.source and a.metadata[ORIGIN_KEY] not in anew]
+    kept = [
+        a
+        for a in prompted.earlier
+        if a.source == prompted.source and a.metadata[ORIGIN_KEY] not in anew and not _is_corrected_again(a, found)
+    ]
     mode: Mode = "replace" if write else "dry-run"
     if not isinstance(project, Project):
         return project.write(entry.id, [*found, *kept], source=prompted.source, mode=mode)
-    rough = {a.id: a for a in prompted.rough if a.source is None and not a.locked and in_place}
+    shared = {object_id for object_id, times in Counter(a.id for a in prompted.drawn).items() if times > 1}
+    rough = {a.id: a for a in prompted.rough if a.source is None and not a.locked and in_place and a.id not in shared}
+    if in_place and shared:
+        log.warning(
+            "%s: objects share an id, and so get their answer beside them: run in QuPath "
+            "getAllObjects().each { it.refreshID() }",
+            entry.name,
+        )
     found = [_named_as(rough.get(a.metadata[ORIGIN_KEY]), a) for a in found]
     gone = {a.id for a in prompted.earlier if a.source == prompted.source} - {a.id for a in kept}
     kept = [replace(a, parent=None) if a.parent in gone else a for a in kept]
     # Of a copy, which carries the same along, the first one stays where it is.
     taking = {a.metadata[ORIGIN_KEY]: a.id for a in reversed(kept) if _replaces(a)}
     taking |= {a.metadata[ORIGIN_KEY]: a.id for a in found if a.metadata[ORIGIN_KEY] in rough}
+    gives_way = {a.id for a in prompted.predicted if a.source is not None} & anew
     report = project.write(
         entry.id,
         [*found, *kept],
@@ -174,8 +194,8 @@ def _written(
         in_place_of={new_id: old_id for old_id, new_id in taking.items()},
     )
     if write:  # the new ones are in before the old ones go
-        _take_out(project, entry.id, prompted.predicted, anew)
-    return report
+        _take_out(project, entry.id, prompted.predicted, gives_way)
+    return replace(report, corrected=len(gives_way))
 
 
 def _named_as(drawn: Annotation | None, answer: Annotation) -> Annotation:
@@ -197,14 +217,32 @@ def _is_prediction(annotation: Annotation, source: str) -> bool:
     return made and annotation.kind in ("annotation", "detection")
 
 
-def _corrections(earlier: Iterable[Annotation]) -> list[Annotation]:
-    return [a for a in earlier if CORRECTS_KEY in a.metadata and json.loads(a.metadata[PROMPT_KEY]).get("mask")]
+def _before_corrections(earlier: Iterable[Annotation]) -> Iterator[Annotation]:
+    """The predicted objects that earlier corrections took the place of, so that their points still find them."""
+    for correction in earlier:
+        if CORRECTS_KEY not in correction.metadata:
+            continue
+        try:
+            outline = shapely.from_wkt(json.loads(correction.metadata[PROMPT_KEY])["mask"])
+        except (KeyError, TypeError, ValueError, shapely.errors.ShapelyError) as error:
+            log.warning("what object %s corrects cannot be read from its metadata: %s", correction.id, error)
+            continue
+        if outline is not None:
+            yield Annotation(
+                outline, correction.class_name, id=correction.metadata[CORRECTS_KEY], plane=correction.plane
+            )
 
 
-def _before_correction(correction: Annotation) -> Annotation:
-    """The predicted object that an earlier correction took the place of, so that its points still find it."""
-    outline = shapely.from_wkt(json.loads(correction.metadata[PROMPT_KEY])["mask"])
-    return Annotation(outline, correction.class_name, id=correction.metadata[CORRECTS_KEY], plane=correction.plane)
+def _is_corrected_again(earlier: Annotation, found: Iterable[Annotation]) -> bool:
+    """Whether a model has predicted anew what this one corrected, and that was corrected now."""
+    return CORRECTS_KEY in earlier.metadata and any(
+        CORRECTS_KEY in a.metadata and _overlap(earlier.geometry, a.geometry) >= THE_SAME for a in found
+    )
+
+
+def _overlap(a: BaseGeometry, b: BaseGeometry) -> float:
+    both = float(a.intersection(b).area)
+    return both / max(float(a.area + b.area) - both, 1e-9)
 
 
 def _take_out(project: Project, entry: str, predicted: Sequence[Annotation], ids: Container[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from qp2train import cli
 from qp2train.core.annotation import Annotation
 from qp2train.errors import ProjectError, PromptError
+from qp2train.qupath.entry import ImageEntry
 from qp2train.qupath.folder import SlideFolder
 from qp2train.qupath.hierarchy import Hierarchy
 from qp2train.qupath.javanodes import JString
@@ -63,6 +65,12 @@ def drawn(project: Project) -> list[Annotation]:
 
 def refined(project: Project) -> list[Annotation]:
     return sorted((a for a in drawn(project) if a.source), key=lambda a: a.geometry.bounds)
+
+
+def add_by_hand(entry: ImageEntry, annotations: Sequence[Annotation]) -> None:
+    data = load(entry.data_path.read_bytes())
+    write_objects(data, annotations, source=None)
+    entry.data_path.write_bytes(data.to_bytes())
 
 
 def fit(a: BaseGeometry, b: BaseGeometry) -> float:
@@ -148,12 +156,29 @@ def test_replace_leaves_what_another_model_outlined_and_what_is_locked(project: 
     assert before[0].locked
 
 
+def test_objects_that_share_an_id_get_their_answers_beside_them(project: Project) -> None:
+    entry = next(e for e in project if e.name == "a.tiff")
+    other = Annotation(shapely.box(275, 160, 360, 240), "Gland", name="too")
+    add_by_hand(entry, [other])
+    a, b = uuid.UUID(other.id).bytes, uuid.UUID(ROUGH.id).bytes
+    shared = entry.data_path.read_bytes().replace(a, b).replace(other.id.encode(), ROUGH.id.encode())
+    entry.data_path.write_bytes(shared)
+    before = {(a.name, a.id, a.geometry.wkt) for a in drawn(project) if a.class_name == "Gland"}
+    assert len(before) == 2
+    code, said = call("refine", str(project.path), "--image", "a.tiff", "--from", "Gland", "--replace", "--write")
+    assert code == 0, said
+    assert {
+        (a.name, a.id, a.geometry.wkt) for a in drawn(project) if a.class_name == "Gland" and not a.source
+    } == before
+    better = Annotation(shapely.box(0, 0, 9, 9), "Gland")
+    with pytest.raises(ProjectError, match="several objects have the id"):
+        Project(project.path).write(entry.id, [better], source="net", in_place_of={better.id: ROUGH.id})
+
+
 def test_replace_goes_on_where_glands_lie_in_glands_and_copies_lie_about(project: Project) -> None:
     entry = next(e for e in Project(project.path) if e.name == "a.tiff")
     inner = Annotation(shapely.box(290, 170, 350, 230), "Lumen", parent=ROUGH.id, name="within")
-    data = load(entry.data_path.read_bytes())
-    write_objects(data, [inner], source=None)
-    entry.data_path.write_bytes(data.to_bytes())
+    add_by_hand(entry, [inner])
     human = drawn(project)
 
     def refine(*classes: str) -> None:
@@ -295,9 +320,29 @@ class TestCorrected:
         assert [a.id for a in left] == [kept[2].id]
         assert len(self.of(predicted, "colour-fallback")) == 2
 
-    def test_without_write_nothing_is_taken_out(self, predicted: Project) -> None:
-        call("refine", str(predicted.path), "--corrected")
+    def test_without_write_nothing_is_taken_out_and_all_that_would_be_is_said(self, predicted: Project) -> None:
+        _, said = call("refine", str(predicted.path), "--corrected")
+        assert "2 of other models corrected and taken out" in said
         assert len(self.of(predicted, "glands-1")) == 3
+
+    def test_what_is_predicted_anew_is_corrected_anew_once(self, predicted: Project) -> None:
+        entry = next(iter(predicted))
+        for _ in range(3):
+            anew = [replace(a, id=str(uuid.uuid4()), name=f"number {i}") for i, a in enumerate(self.PREDICTED)]
+            Project(predicted.path).write(entry.id, anew, source="glands-1")
+            call("refine", str(predicted.path), "--corrected", "--write")
+            assert sorted(a.name or "" for a in self.of(predicted, "colour-fallback")) == ["number 0", "number 1"]
+            assert len(self.of(predicted, "glands-1")) == 1
+
+    def test_metadata_that_are_damaged_stop_nothing(self, predicted: Project) -> None:
+        keys = {"qp2train asked by": "q", "qp2train corrects": "x"}
+        broken = [{**keys, "qp2train prompt": text} for text in ("no JSON", "[1]", '{"mask": "POLYGON 1"}', "{}")]
+        odd = [Annotation(shapely.box(600, 5 + 20 * i, 610, 15 + 20 * i), metadata=m) for i, m in enumerate(broken)]
+        add_by_hand(next(iter(predicted)), odd)
+        code, said = call("refine", str(predicted.path), "--corrected", "--write")
+        assert code == 0, said
+        assert len(self.of(predicted, "colour-fallback")) == 2
+        assert " ".join(said.split()).count("what object") == 4
 
     def test_without_the_flag_the_point_asks_for_an_object_of_its_own(self, predicted: Project) -> None:
         call("refine", str(predicted.path), "--write")

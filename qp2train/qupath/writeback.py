@@ -9,15 +9,25 @@ from __future__ import annotations
 
 import logging
 import re
+import uuid
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from qp2train.core.annotation import REPLACED_KEY, Annotation
 from qp2train.errors import LabelError, ProjectError
 from qp2train.qupath.hierarchy import Hierarchy, hierarchy_of
 from qp2train.qupath.pathobject import PathObject, Rgb, read_object
 from qp2train.qupath.qpbuild import CHILDREN_AT, Builder
-from qp2train.qupath.qpdata import DESCRIPTION_KEY, FINGERPRINT_KEY, SOURCE_KEY, QpData, fingerprint, is_edited
+from qp2train.qupath.qpdata import (
+    DESCRIPTION_KEY,
+    FINGERPRINT_KEY,
+    SOURCE_KEY,
+    QpData,
+    annotations_of,
+    fingerprint,
+    is_edited,
+)
 from qp2train.qupath.replaced import given_back, kept_text
 from qp2train.qupath.writereport import Form, Mode, WriteReport, changes
 
@@ -30,7 +40,8 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASC
 class Removal:
     """What `remove_objects` did.
 
-    Ids and forms taken out; ids kept, with the fingerprint they were written with; ids of a human's objects put back.
+    Ids and forms taken out; ids kept, with the fingerprint they were written with; ids of a human's objects put back;
+    ids that those had, where something else has them now.
     """
 
     removed: list[str] = field(default_factory=list)
@@ -38,6 +49,7 @@ class Removal:
     edited: dict[str, str] = field(default_factory=dict)
     moved_up: int = 0
     restored: set[str] = field(default_factory=set)
+    renamed: set[str] = field(default_factory=set)
 
 
 def write_objects(
@@ -71,6 +83,7 @@ def write_objects(
     tree = hierarchy_of(data)
     removal = remove_objects(tree, source) if source and mode != "add" else Removal()
     objects = dict(tree.with_ids())
+    _check_once(tree, (in_place_of or {}).values(), removal.renamed)
     taken = {object_id.lower() for object_id in objects}  # Java reads both cases as one
     builder = Builder(tree.data.classes, classes=tree.classes.nodes, colors=colors)
     corrected = {written: object_id for object_id, written in removal.edited.items()}
@@ -156,7 +169,7 @@ def remove_objects(
     objects = list(tree.with_ids())
     result = Removal()
     gone: set[int] = set()
-    back = _Back(tree, {object_id for object_id, _ in objects})
+    back = _Back(tree, dict(objects))
     for object_id, obj in objects:
         if obj.kind is None or obj.metadata.get(SOURCE_KEY) != source or (ids is not None and object_id not in ids):
             continue
@@ -184,6 +197,7 @@ def remove_objects(
             kept += heirs
             result.moved_up += 0 if id(obj.node) in gone or replaced is not None else len(heirs)
         tree.set_below(obj, kept)
+    result.renamed = back.renamed
     return result
 
 
@@ -206,25 +220,38 @@ def clear_objects(
 class _Back:
     """Makes what objects of ours had taken the place of."""
 
-    def __init__(self, tree: Hierarchy, there: set[str]) -> None:
+    def __init__(self, tree: Hierarchy, there: dict[str, PathObject]) -> None:
         self._tree, self._there = tree, there
+        self.renamed: set[str] = set()
         self._builder: Builder | None = None
 
     def made(self, obj: PathObject) -> PathObject | None:
-        """The human's object; None if this one replaced nothing, or what it replaced is there."""
+        """The human's object; None if this one replaced nothing, or what it replaced is there.
+
+        If something else has its id by now, it comes back with another.
+        """
         text = obj.metadata.get(REPLACED_KEY)
         if text is None:
             return None
         drawn = given_back(text)
-        if drawn.id in self._there:
+        there = self._there.get(drawn.id)
+        if there is not None and _is_outlined_as(there, drawn):
             return None
-        self._there.add(drawn.id)
+        if there is not None:
+            self.renamed.add(drawn.id)
+            drawn = replace(drawn, id=str(uuid.uuid4()))
         if self._builder is None:
             self._builder = Builder(self._tree.data.classes, classes=self._tree.classes.nodes)
         # Without a fingerprint that fits, it is still an edited one.
         source = {} if drawn.source is None else {SOURCE_KEY: drawn.source, FINGERPRINT_KEY: ""}
         metadata = {**drawn.metadata, **source}
-        return read_object(self._builder.path_object(drawn, self._builder.roi(drawn), metadata))
+        made = read_object(self._builder.path_object(drawn, self._builder.roi(drawn), metadata))
+        self._there[drawn.id] = made
+        return made
+
+
+def _is_outlined_as(obj: PathObject, drawn: Annotation) -> bool:
+    return any(a.class_name == drawn.class_name and a.geometry.equals(drawn.geometry) for a in annotations_of([obj]))
 
 
 def _take_place(tree: Hierarchy, old: PathObject, new: PathObject) -> None:
@@ -244,6 +271,17 @@ def check_class_name(name: str) -> None:
     if any(not level.strip() or level != level.strip() or ":" in level or min(level) < " " for level in levels):
         raise LabelError(
             f"class name {name!r}: QuPath needs one line, levels joined by ': ', no other colon and no space around"
+        )
+
+
+def _check_once(tree: Hierarchy, ids: Collection[str], renamed: Collection[str]) -> None:
+    """Refuse to replace one of several objects of the same id: which of them is meant, nobody knows."""
+    counts = Counter(object_id for object_id, _ in tree.with_ids()) if ids else Counter[str]()
+    shared = sorted(object_id for object_id in ids if counts[object_id] > 1 or object_id in renamed)
+    if shared:
+        raise ProjectError(
+            f"several objects have the id {shared[0]}, so that none can be replaced: run in QuPath "
+            "getAllObjects().each { it.refreshID() }"
         )
 
 

@@ -25,6 +25,9 @@ class Change:
         return Change(self.new + other.new, self.gone + other.gone, self.same + other.same)
 
 
+COUNTS = ("added", "removed", "kept_edited", "superseded", "moved_up", "replaced", "restored", "corrected")
+
+
 @dataclass(frozen=True, slots=True)
 class WriteReport:
     """What a write or a clear did to one entry, or to several added up.
@@ -39,6 +42,7 @@ class WriteReport:
         moved_up: Objects of others that lay under a removed one, and now lie under its parent.
         replaced: A human's objects whose place new ones took; they come back when those are taken out.
         restored: A human's objects that are there again.
+        corrected: Other models' objects that these correct, and that were taken out.
         dry_run: Nothing was written: this is what would have been.
         by_class: Class → how the objects of this source differ from those before. An object that was taken out and
             written again with the same outline, class, name and lock is the same.
@@ -53,6 +57,7 @@ class WriteReport:
     moved_up: int = 0
     replaced: int = 0
     restored: int = 0
+    corrected: int = 0
     dry_run: bool = False
     by_class: Mapping[str, Change] = field(default_factory=dict, compare=False)
 
@@ -68,6 +73,8 @@ class WriteReport:
             parts.append(f"{self.replaced} drawn by hand replaced, which clear puts back")
         if self.restored:
             parts.append(f"{self.restored} drawn by hand put back")
+        if self.corrected:
+            parts.append(f"{self.corrected} of other models corrected and taken out")
         dry = "dry run, nothing written: " if self.dry_run else ""
         return f"{self.entry or 'all entries'}: {dry}{', '.join(parts)} ({self.source})"
 
@@ -80,10 +87,7 @@ class WriteReport:
         )
 
     def __add__(self, other: WriteReport) -> WriteReport:
-        counts = {
-            name: getattr(self, name) + getattr(other, name)
-            for name in ("added", "removed", "kept_edited", "superseded", "moved_up", "replaced", "restored")
-        }
+        counts = {name: getattr(self, name) + getattr(other, name) for name in COUNTS}
         names = {**self.by_class, **other.by_class}
         by_class = {n: self.by_class.get(n, Change()) + other.by_class.get(n, Change()) for n in names}
         return WriteReport("", self.source, **counts, dry_run=self.dry_run and other.dry_run, by_class=by_class)

@@ -118,7 +118,7 @@ class ClickView:
     @torch.no_grad()
     def _answer(self, prompt: Prompt, windows: Iterable[Window]) -> list[Candidate]:
         size, windows = self._model.size_px, list(windows)
-        pixels, guides = [], []
+        pixels, guides, clicks = [], [], []
         for left, top, side in windows:
             zoom = size / side
             pixels.append(_cut(self._image, (left, top, side), size, cv2.BORDER_REFLECT_101))
@@ -132,6 +132,7 @@ class ClickView:
                 x, y, right, bottom = prompt.box
                 box = (x - left) * zoom, (y - top) * zoom, (right - left) * zoom, (bottom - top) * zoom
             guides.append(guide(size, points, prompt.labels, box, mask))
+            clicks.append(points)
         net, device = self._model.net, self._model.device
         logits, said = net(
             torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).to(device),
@@ -139,8 +140,8 @@ class ClickView:
         )
         shares = logits[:, 0].sigmoid().cpu().numpy()
         return [
-            Candidate(self._pasted(share, window, prompt), float(s))
-            for share, window, s in zip(shares, windows, said.cpu(), strict=True)
+            Candidate(self._pasted(heard(share, points, prompt.labels), window, prompt), float(s))
+            for share, points, window, s in zip(shares, clicks, windows, said.cpu(), strict=True)
         ]
 
     def _pasted(self, share: np.ndarray, window: Window, prompt: Prompt) -> BitMask:
@@ -148,8 +149,8 @@ class ClickView:
         left, top, side = window
         zoom = side / self._model.size_px
         back = np.array([[zoom, 0, left + 0.5 * zoom - 0.5], [0, zoom, top + 0.5 * zoom - 0.5]])
-        share = np.asarray(cv2.warpAffine(share, back, (width, height), flags=cv2.INTER_LINEAR), np.float32)
-        return heard(share, _meant(share > THRESHOLD, prompt), prompt.points, prompt.labels)
+        mask = np.asarray(cv2.warpAffine(share, back, (width, height), flags=cv2.INTER_LINEAR) > THRESHOLD)
+        return _meant(mask, prompt)
 
 
 def _round(box: tuple[float, float, float, float], points: Sequence[tuple[float, float]], room: float) -> Window:

@@ -107,7 +107,8 @@ class ColourView:
         sy, sx = height / self._size[0], width / self._size[1]
         y, x = np.mgrid[:height, :width] + 0.5
         if prompt.box is not None:
-            left, top, right, bottom = prompt.box
+            left, right = np.clip(prompt.box[::2], 0, self._size[1])
+            top, bottom = np.clip(prompt.box[1::2], 0, self._size[0])
             outside = (x < left * sx) | (x > right * sx) | (y < top * sy) | (y > bottom * sy)
             seeds[outside] = REST
             if 1 not in prompt.labels and not mask.any():

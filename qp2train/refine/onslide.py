@@ -71,6 +71,7 @@ def refine_slide(
         raise PromptError(f"mpp must be a number above 0, not {mpp}")
     finest = None if mpp is None else max(1.0, mpp / slide.mpp)
     refiner, found = Refiner(model, view_px=view_px), list[Annotation]()
+    names = {a.id: a.name for a in predicted}
     asked = wishes(annotations, outlines=outlines, prompted_only=prompted_only, predicted=predicted)
     for done, wish in enumerate(asked, start=1):
         best = _answered(refiner, slide, wish, view_um, finest)
@@ -83,6 +84,7 @@ def refine_slide(
                 replace(
                     best,
                     class_name=wish.class_name or class_name,
+                    name=names.get(wish.origin),
                     plane=wish.plane,
                     metadata={**best.metadata, **known},
                 )

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import shapely
 from shapely.geometry.base import BaseGeometry
 
 from qp2train.core.annotation import Annotation
-from qp2train.core.geometry import Box
+from qp2train.core.geometry import Box, areal
 from qp2train.errors import PromptError
 from qp2train.refine.fallback import ColourModel
 from qp2train.refine.outline import mask_of, outline_of
@@ -113,7 +114,7 @@ class Refiner:
             points: (x, y) of each click.
             labels: Of each click, 1 = belongs to the object, 0 = does not; None = all belong.
             box: Round the object.
-            mask: The object as it was outlined so far.
+            mask: The object as it was outlined so far; what of it lies beyond the region stays as it is.
             class_name: The class that the answers get.
 
         Returns:
@@ -145,9 +146,12 @@ class Refiner:
                 "model": self.model.id,
             }
         )
+        # On the slide alone: what hangs over its edge cannot be seen.
+        slide = Box(0, 0, *looked_at.slide.size).polygon
+        beyond = shapely.make_valid(mask or shapely.Polygon()).intersection(slide).difference(region.polygon)
         found = [
             Annotation(
-                outline_of(candidate.mask, region),
+                areal(shapely.union(outline_of(candidate.mask, region), beyond)),
                 class_name,
                 measurements={PREDICTED_IOU: round(candidate.iou, 4)},
                 metadata={PROMPT_KEY: kept},

@@ -133,6 +133,18 @@ def test_what_is_there_already_is_not_put_back_twice(project: Project) -> None:
     assert sorted(a.id for a in there(project)) == sorted([ROUGH.id, INNER.id, AFTER.id])
 
 
+def test_what_something_else_has_the_id_of_by_now_comes_back_with_another(project: Project) -> None:
+    put(project)
+    stranger = Annotation(shapely.box(1, 1, 4, 4), "Other", id=ROUGH.id)
+    again(project).write("1", [stranger], source="somebody", mode="add")
+    (report,) = again(project).clear(source="net")
+    assert report.restored == 1
+    (back,) = (a for a in there(project) if a.name == ROUGH.name)
+    assert back.id != ROUGH.id
+    assert same(replace(back, id=ROUGH.id), ROUGH)
+    assert next(a for a in there(project) if a.class_name == "Lumen").parent == back.id
+
+
 def test_an_object_of_old_files_without_ids_does_not_give_way() -> None:
     tree = Hierarchy(load(TRIANGLE))
     for obj in tree:

@@ -79,6 +79,18 @@ def test_boxes_and_masks_go_along(refiner: Refiner, stamps: Stamps) -> None:
     assert found.geometry.equals(shapely.box(110, 210, 120, 220))
 
 
+def test_of_an_outline_that_goes_on_beyond_the_region_that_part_stays(refiner: Refiner) -> None:
+    bow_tie = shapely.Polygon([(90, 190), (150, 240), (150, 190), (90, 240)])
+    for mask in (shapely.box(60, 180, 150, 240), shapely.box(-50, 380, 150, 500), bow_tie):
+        (found,) = refiner.predict(points=[(180, 260)], mask=mask)
+        expected = shapely.make_valid(mask).intersection(shapely.box(0, 0, 400, 400))
+        region = shapely.box(100, 200, 200, 280)
+        beyond = expected.difference(region)
+        assert found.geometry.difference(region).symmetric_difference(beyond).area < 1e-6
+        assert found.geometry.contains(shapely.Point(180, 260))
+        assert found.geometry.is_valid
+
+
 def test_clicks_add_up_and_can_be_undone(refiner: Refiner, stamps: Stamps) -> None:
     first = refiner.click(120, 220)
     (second,) = refiner.click(150, 250)
