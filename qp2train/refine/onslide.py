@@ -110,8 +110,11 @@ def _answered(refiner: Refiner, slide: Slide, wish: Wish, view_um: float, finest
 
 
 def _view(slide: Slide, wish: Wish, view_um: float) -> Box:
-    """What is shown of the slide: the object and its surroundings. A click far from it says nothing of it."""
+    """What is shown of the slide: a square with the object and its surroundings, as networks for prompts have learnt.
+
+    A click far from it says nothing of it.
+    """
     left, top, right, bottom = wish.extent.bounds
     least = view_um / slide.mpp if wish.outline is None and wish.box is None else 1.0
-    width, height = max((right - left) * ROUND, least), max((bottom - top) * ROUND, least)
-    return Box((left + right - width) / 2, (top + bottom - height) / 2, width, height)
+    side = max((right - left) * ROUND, (bottom - top) * ROUND, least)
+    return Box((left + right - side) / 2, (top + bottom - side) / 2, side, side)

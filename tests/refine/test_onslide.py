@@ -12,6 +12,7 @@ import shapely
 
 from qp2train import Annotation, ArraySlide, refine_slide
 from qp2train.errors import PromptError
+from qp2train.refine.fallback import ColourModel, ColourView
 from qp2train.refine.wishes import wishes
 
 
@@ -42,6 +43,20 @@ def test_a_long_thin_outline_is_found() -> None:
     (found,) = refine_slide(slide(), [Annotation(shapely.box(500, 180, 2900, 200), "Vessel")], outlines=["Vessel"])
     bar = shapely.box(500, 180, 2900, 200)
     assert found.geometry.intersection(bar).area > 0.7 * bar.area
+
+
+def test_a_long_object_is_shown_with_what_is_beside_it() -> None:
+    seen = []
+
+    class Watching(ColourModel):
+        def encode(self, image: np.ndarray) -> ColourView:
+            seen.append(image.shape)
+            return super().encode(image)
+
+    refine_slide(
+        slide(), [Annotation(shapely.box(700, 290, 1000, 310), "Vessel")], outlines=["Vessel"], model=Watching()
+    )
+    assert seen == [(420, 420, 3)]
 
 
 def test_nothing_is_found_beyond_the_slide(caplog: pytest.LogCaptureFixture) -> None:
