@@ -77,11 +77,11 @@ def refine_project(
         PromptError: `mpp` is not above 0.
     """
     if corrected and not isinstance(project, Project):
-        raise ProjectError(f"{project.path} is a folder of GeoJSON files: corrected= is for QuPath projects")
+        raise ProjectError(f"{project.path} is a folder of GeoJSON: --corrected (corrected=) is for QuPath projects")
     if mpp is not None and not 0 < mpp < math.inf:
         raise PromptError(f"mpp must be a number above 0, not {mpp}")
     if in_place and not isinstance(project, Project):
-        raise ProjectError(f"{project.path} is a folder of GeoJSON files: in_place= is for QuPath projects")
+        raise ProjectError(f"{project.path} is a folder of GeoJSON: --replace (in_place=) is for QuPath projects")
     answering: PromptModel = ColourModel() if model is None else model
     chosen = list(project if entries is None else entries)
     unseen = set(outlines)
@@ -229,7 +229,11 @@ def _before_corrections(earlier: Iterable[Annotation]) -> Iterator[Annotation]:
             continue
         if outline is not None:
             yield Annotation(
-                outline, correction.class_name, id=correction.metadata[CORRECTS_KEY], plane=correction.plane
+                outline,
+                correction.class_name,
+                name=correction.name,
+                id=correction.metadata[CORRECTS_KEY],
+                plane=correction.plane,
             )
 
 

@@ -33,6 +33,9 @@ from qp2train.qupath.writereport import Form, Mode, WriteReport, changes
 
 log = logging.getLogger(__name__)
 
+# An outline that was put back by hand may differ by so much of its area: QuPath rounds.
+ROUNDED = 0.01
+
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 
 
@@ -251,7 +254,11 @@ class _Back:
 
 
 def _is_outlined_as(obj: PathObject, drawn: Annotation) -> bool:
-    return any(a.class_name == drawn.class_name and a.geometry.equals(drawn.geometry) for a in annotations_of([obj]))
+    return any(
+        a.class_name == drawn.class_name
+        and a.geometry.symmetric_difference(drawn.geometry).area <= ROUNDED * drawn.geometry.area
+        for a in annotations_of([obj])
+    )
 
 
 def _take_place(tree: Hierarchy, old: PathObject, new: PathObject) -> None:
