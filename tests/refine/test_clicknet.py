@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -98,6 +100,14 @@ def test_a_prompt_beyond_the_view_finds_nothing(answering, prompt) -> None:
 def test_views_of_any_shape(answering, size) -> None:
     for candidate in answering.encode(np.zeros((*size, 3), np.uint8)).predict(Prompt([(0.5, 0.5)], [1])):
         assert candidate.mask.shape == size
+
+
+def test_thousands_of_clicks_that_contradict_each_other_take_no_minutes(answering) -> None:
+    rng = np.random.default_rng(0)
+    view = answering.encode(np.full((1500, 1500, 3), 200, np.uint8))
+    began = time.process_time()
+    view.predict(Prompt(rng.uniform(0, 1500, (5000, 2)).tolist(), [0, 1] * 2500))
+    assert time.process_time() - began < 5
 
 
 def test_the_same_prompt_has_the_same_answer(answering) -> None:
