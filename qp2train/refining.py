@@ -10,13 +10,16 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
 from qp2train.core.annotation import REPLACED_KEY, Annotation
+from qp2train.core.geometry import areal
 from qp2train.errors import ProjectError, PromptError, Qp2trainError
 from qp2train.qupath.entry import ImageEntry
 from qp2train.qupath.folder import FolderEntry, SlideFolder
+from qp2train.qupath.hierarchy import NEW_IDS
 from qp2train.qupath.project import Project
 from qp2train.qupath.qpdata import DESCRIPTION_KEY
 from qp2train.qupath.replaced import taken_out
@@ -175,9 +178,7 @@ def _written(
     rough = {a.id: a for a in prompted.rough if a.source is None and not a.locked and in_place and a.id not in shared}
     if in_place and shared:
         log.warning(
-            "%s: objects share an id, and so get their answer beside them: run in QuPath "
-            "getAllObjects().each { it.refreshID() }",
-            entry.name,
+            "%s: objects share an id, and so get their answer beside them: run in QuPath %s", entry.name, NEW_IDS
         )
     found = [_named_as(rough.get(a.metadata[ORIGIN_KEY]), a) for a in found]
     gone = {a.id for a in prompted.earlier if a.source == prompted.source} - {a.id for a in kept}
@@ -185,7 +186,8 @@ def _written(
     # Of a copy, which carries the same along, the first one stays where it is.
     taking = {a.metadata[ORIGIN_KEY]: a.id for a in reversed(kept) if _replaces(a)}
     taking |= {a.metadata[ORIGIN_KEY]: a.id for a in found if a.metadata[ORIGIN_KEY] in rough}
-    gives_way = {a.id for a in prompted.predicted if a.source is not None} & anew
+    others = [a for a in prompted.predicted if a.source is not None]
+    gives_way = {a.id for a in others if a.id in anew or a.metadata.get(CORRECTS_KEY) in anew}
     report = project.write(
         entry.id,
         [*found, *kept],
@@ -223,11 +225,16 @@ def _before_corrections(earlier: Iterable[Annotation]) -> Iterator[Annotation]:
         if CORRECTS_KEY not in correction.metadata:
             continue
         try:
-            outline = shapely.from_wkt(json.loads(correction.metadata[PROMPT_KEY])["mask"])
+            text = json.loads(correction.metadata[PROMPT_KEY])["mask"]
+            with np.errstate(invalid="ignore"):
+                read = shapely.from_wkt(str(text))
+            if not np.isfinite(shapely.get_coordinates(read)).all():
+                raise ValueError("a coordinate is not finite")
+            outline = areal(shapely.make_valid(read))
         except (KeyError, TypeError, ValueError, shapely.errors.ShapelyError) as error:
             log.warning("what object %s corrects cannot be read from its metadata: %s", correction.id, error)
             continue
-        if outline is not None:
+        if outline.area > 0:
             yield Annotation(
                 outline,
                 correction.class_name,
@@ -240,7 +247,10 @@ def _before_corrections(earlier: Iterable[Annotation]) -> Iterator[Annotation]:
 def _is_corrected_again(earlier: Annotation, found: Iterable[Annotation]) -> bool:
     """Whether a model has predicted anew what this one corrected, and that was corrected now."""
     return CORRECTS_KEY in earlier.metadata and any(
-        CORRECTS_KEY in a.metadata and _overlap(earlier.geometry, a.geometry) >= THE_SAME for a in found
+        CORRECTS_KEY in a.metadata
+        and (a.class_name, a.plane) == (earlier.class_name, earlier.plane)
+        and _overlap(earlier.geometry, a.geometry) >= THE_SAME
+        for a in found
     )
 
 

@@ -246,6 +246,9 @@ def test_an_image_that_fails_is_named_and_the_others_are_done(project: Project) 
     assert len(refined(project)) == 2
 
 
+DAMAGED = ("no JSON", "[1]", '{"mask": "POLYGON 1"}', '{"mask": []}', '{"mask": "LINESTRING (0 0, nan 1)"}', "{}")
+
+
 class TestCorrected:
     """A model has outlined the discs: the first one too large, the second one wrongly, the third one well."""
 
@@ -337,13 +340,40 @@ class TestCorrected:
 
     def test_metadata_that_are_damaged_stop_nothing(self, predicted: Project) -> None:
         keys = {"qp2train asked by": "q", "qp2train corrects": "x"}
-        broken = [{**keys, "qp2train prompt": text} for text in ("no JSON", "[1]", '{"mask": "POLYGON 1"}', "{}")]
+        broken = [{**keys, "qp2train prompt": text} for text in DAMAGED]
         odd = [Annotation(shapely.box(600, 5 + 20 * i, 610, 15 + 20 * i), metadata=m) for i, m in enumerate(broken)]
         add_by_hand(next(iter(predicted)), odd)
         code, said = call("refine", str(predicted.path), "--corrected", "--write")
         assert code == 0, said
         assert len(self.of(predicted, "colour-fallback")) == 2
-        assert " ".join(said.split()).count("what object") == 4
+        assert " ".join(said.split()).count("what object") == len(DAMAGED)
+
+    def test_a_correction_stays_when_what_lies_in_it_is_corrected(self, predicted: Project) -> None:
+        """Most of the first disc is a lumen to the model; of the two, one after the other is corrected."""
+        entry = next(iter(predicted))
+        call("refine", str(predicted.path), "--corrected", "--write")
+        first = self.of(predicted, "colour-fallback")
+        lumen = Annotation(DISCS[0].buffer(-12), "Lumen")
+        again = Project(predicted.path)
+        again.write(entry.id, [lumen], source="lumens-1")
+        add_by_hand(next(iter(again)), [Annotation(shapely.Point(120, 200), "Prompt+: Lumen")])
+        _, said = call("refine", str(predicted.path), "--corrected", "--write")
+        assert "1 of other models corrected" in said
+        found = self.of(predicted, "colour-fallback")
+        assert sorted(a.class_name or "" for a in found) == ["Gland", "Gland", "Lumen"]
+        assert {a.metadata["qp2train corrects"] for a in first} <= {a.metadata["qp2train corrects"] for a in found}
+
+    def test_a_correction_by_another_model_takes_the_place_of_the_first_ones(self, predicted: Project) -> None:
+        class Other(ColourModel):
+            id = "other"
+
+        call("refine", str(predicted.path), "--corrected", "--write")
+        again = Project(predicted.path)
+        (outcome,) = refine_project(again, model=Other(), corrected=True, write=True)
+        assert outcome.error is None
+        made = [a for a in drawn(predicted) if "qp2train corrects" in a.metadata]
+        for disc in DISCS[:2]:
+            assert len([a for a in made if a.geometry.intersects(disc)]) == 1
 
     def test_without_the_flag_the_point_asks_for_an_object_of_its_own(self, predicted: Project) -> None:
         call("refine", str(predicted.path), "--write")

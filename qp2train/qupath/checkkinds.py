@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from qp2train.qupath.hierarchy import NEW_IDS
+
 Severity = Literal["problem", "note"]
 
 # kind → (severity, what is wrong, what to do)
@@ -16,7 +18,7 @@ KINDS: Mapping[str, tuple[Severity, str, str]] = {
     "data-unreadable": ("problem", "annotations cannot be read", "restore data.qpdata from its backup"),
     "data-lost": ("problem", "data.qpdata is gone", "look for it in your backups before QuPath opens the image"),
     "save-interrupted": ("problem", "QuPath was interrupted while it saved", "open and save the image in QuPath"),
-    "duplicate-id": ("problem", "objects share an id", "run in QuPath: getAllObjects().each { it.refreshID() }"),
+    "duplicate-id": ("problem", "objects share an id", f"run in QuPath: {NEW_IDS}"),
     "duplicate": ("problem", "objects drawn twice with the same outline and class", "delete one of each in QuPath"),
     "nearly-duplicate": ("note", "annotations nearly equal to another of their class", "delete one of each in QuPath"),
     "outside": ("problem", "objects outside of the image", "delete them, or look whether the slide was exchanged"),

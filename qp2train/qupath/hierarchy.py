@@ -8,6 +8,9 @@ from itertools import count
 from qp2train.qupath.pathobject import Classes, PathObject, Rgb, set_children, walk
 from qp2train.qupath.qpdata import SOURCE_KEY, QpData, made_up_id
 
+# For QuPath's script editor: of objects that share an id all but the first get one of their own.
+NEW_IDS = "def seen = [] as Set; getAllObjects().each { if (!seen.add(it.getID())) it.refreshID() }"
+
 
 class Hierarchy:
     """A file's objects, in the order of QuPath's hierarchy: parents before children.

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from qp2train.core.annotation import REPLACED_KEY, Annotation
 from qp2train.errors import LabelError, ProjectError
-from qp2train.qupath.hierarchy import Hierarchy, hierarchy_of
+from qp2train.qupath.hierarchy import NEW_IDS, Hierarchy, hierarchy_of
 from qp2train.qupath.pathobject import PathObject, Rgb, read_object
 from qp2train.qupath.qpbuild import CHILDREN_AT, Builder
 from qp2train.qupath.qpdata import (
@@ -44,7 +44,7 @@ class Removal:
     """What `remove_objects` did.
 
     Ids and forms taken out; ids kept, with the fingerprint they were written with; ids of a human's objects put back;
-    ids that those had, where something else has them now.
+    those that got another id, since something else has theirs now, by the id that they had.
     """
 
     removed: list[str] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Removal:
     edited: dict[str, str] = field(default_factory=dict)
     moved_up: int = 0
     restored: set[str] = field(default_factory=set)
-    renamed: set[str] = field(default_factory=set)
+    renamed: dict[str, PathObject] = field(default_factory=dict)
 
 
 def write_objects(
@@ -86,7 +86,7 @@ def write_objects(
     tree = hierarchy_of(data)
     removal = remove_objects(tree, source) if source and mode != "add" else Removal()
     objects = dict(tree.with_ids())
-    _check_once(tree, (in_place_of or {}).values(), removal.renamed)
+    _check_once(tree, (in_place_of or {}).values())
     taken = {object_id.lower() for object_id in objects}  # Java reads both cases as one
     builder = Builder(tree.data.classes, classes=tree.classes.nodes, colors=colors)
     corrected = {written: object_id for object_id, written in removal.edited.items()}
@@ -95,7 +95,8 @@ def write_objects(
     new: dict[str, PathObject] = {}
     children: dict[str | None, list[PathObject]] = {}
     forms: list[Form] = []
-    replacing = dict(in_place_of or {})
+    # What came back with another id is not what has its id now: the new one stands beside it.
+    replacing = {new: old for new, old in (in_place_of or {}).items() if old not in removal.renamed}
     for annotation, roi in zip(annotations, builder.rois(annotations), strict=True):
         nucleus = builder.nucleus(annotation)
         written = fingerprint(
@@ -225,7 +226,7 @@ class _Back:
 
     def __init__(self, tree: Hierarchy, there: dict[str, PathObject]) -> None:
         self._tree, self._there = tree, there
-        self.renamed: set[str] = set()
+        self.renamed: dict[str, PathObject] = {}
         self._builder: Builder | None = None
 
     def made(self, obj: PathObject) -> PathObject | None:
@@ -237,11 +238,11 @@ class _Back:
         if text is None:
             return None
         drawn = given_back(text)
-        there = self._there.get(drawn.id)
-        if there is not None and _is_outlined_as(there, drawn):
+        there = [objects[drawn.id] for objects in (self._there, self.renamed) if drawn.id in objects]
+        if any(_is_outlined_as(obj, drawn) for obj in there):
             return None
-        if there is not None:
-            self.renamed.add(drawn.id)
+        old_id = drawn.id
+        if there:
             drawn = replace(drawn, id=str(uuid.uuid4()))
         if self._builder is None:
             self._builder = Builder(self._tree.data.classes, classes=self._tree.classes.nodes)
@@ -249,7 +250,7 @@ class _Back:
         source = {} if drawn.source is None else {SOURCE_KEY: drawn.source, FINGERPRINT_KEY: ""}
         metadata = {**drawn.metadata, **source}
         made = read_object(self._builder.path_object(drawn, self._builder.roi(drawn), metadata))
-        self._there[drawn.id] = made
+        (self.renamed if there else self._there)[old_id] = made
         return made
 
 
@@ -281,14 +282,13 @@ def check_class_name(name: str) -> None:
         )
 
 
-def _check_once(tree: Hierarchy, ids: Collection[str], renamed: Collection[str]) -> None:
+def _check_once(tree: Hierarchy, ids: Collection[str]) -> None:
     """Refuse to replace one of several objects of the same id: which of them is meant, nobody knows."""
     counts = Counter(object_id for object_id, _ in tree.with_ids()) if ids else Counter[str]()
-    shared = sorted(object_id for object_id in ids if counts[object_id] > 1 or object_id in renamed)
+    shared = sorted(object_id for object_id in ids if counts[object_id] > 1)
     if shared:
         raise ProjectError(
-            f"several objects have the id {shared[0]}, so that none can be replaced: run in QuPath "
-            "getAllObjects().each { it.refreshID() }"
+            f"several objects have the id {shared[0]}, so that none can be replaced: run in QuPath {NEW_IDS}"
         )
 
 

@@ -102,8 +102,10 @@ class ClickView:
             side /= 2
             sides.append(side)
         belongs = [p for p, label in zip(prompt.points, prompt.labels, strict=True) if label]
-        x, y = np.mean(belongs or prompt.points, axis=0)
-        return [whole, *((x - s / 2, y - s / 2, s) for s in sides)]
+        clicks = np.array(belongs or prompt.points)
+        x, y = clicks.mean(axis=0)
+        least = LEAST * 2 * np.abs(clicks - (x, y)).max()  # each click is inside
+        return [whole, *((x - s / 2, y - s / 2, s) for s in sides if s >= least)]
 
     def _whole(self) -> Window:
         height, width = self._image.shape[:2]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 # The measurement that says how well the model thinks it has understood.
 PREDICTED_IOU = "Predicted IoU"
+# So near to each other outlines meet, in full-resolution pixels.
+JOINED_PX = 1e-6
 # The prompt, in slide coordinates, in an object's metadata: with it the object can be made again.
 PROMPT_KEY = "qp2train prompt"
 
@@ -125,6 +128,8 @@ class Refiner:
             PromptError: No region is set, or the prompt is none.
         """
         looked_at = self._looked_at()
+        if mask is not None and not np.isfinite(shapely.get_coordinates(mask)).all():
+            raise PromptError("the mask has a coordinate that is not finite")
         region, size = looked_at.box, looked_at.size
         points = Prompt(points, [1] * len(points)).points if len(points) else ()
         sx, sy = size[0] / region.width, size[1] / region.height
@@ -148,16 +153,17 @@ class Refiner:
         )
         # On the slide alone: what hangs over its edge cannot be seen.
         slide = Box(0, 0, *looked_at.slide.size).polygon
-        beyond = shapely.make_valid(mask or shapely.Polygon()).intersection(slide).difference(region.polygon)
+        beyond = areal(shapely.make_valid(mask or shapely.Polygon()).intersection(slide).difference(region.polygon))
+        answers = looked_at.view.predict(prompt)
+        seen = [c for c in answers if c.mask.any()] or ([] if beyond.is_empty else answers[:1])
         found = [
             Annotation(
-                areal(shapely.union(outline_of(candidate.mask, region), beyond)),
+                _joined(outline_of(candidate.mask, region), beyond),
                 class_name,
                 measurements={PREDICTED_IOU: round(candidate.iou, 4)},
                 metadata={PROMPT_KEY: kept},
             )
-            for candidate in looked_at.view.predict(prompt)
-            if candidate.mask.any()
+            for candidate in seen
         ]
         self._steps.append(Step(tuple(clicks), tuple(prompt.labels), box, class_name, found))
         return found
@@ -267,6 +273,13 @@ class Refiner:
         if self._region is None:
             raise PromptError("no region is set: call set_region(slide, box) first")
         return self._region
+
+
+def _joined(
+    inside: shapely.Polygon | shapely.MultiPolygon, beyond: shapely.Polygon | shapely.MultiPolygon
+) -> shapely.Polygon | shapely.MultiPolygon:
+    """What was found in a region with what lies beyond it; their common edge is the same but for rounding."""
+    return inside if beyond.is_empty else areal(shapely.union(inside, beyond, grid_size=JOINED_PX))
 
 
 def _scaled(box: Box, region: Box, sx: float, sy: float) -> tuple[float, float, float, float]:

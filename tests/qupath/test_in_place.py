@@ -145,6 +145,15 @@ def test_what_something_else_has_the_id_of_by_now_comes_back_with_another(projec
     assert next(a for a in there(project) if a.class_name == "Lumen").parent == back.id
 
 
+def test_written_again_while_something_else_has_the_id_both_are_there_and_the_stranger_stays(project: Project) -> None:
+    put(project)
+    stranger = Annotation(shapely.box(1, 1, 4, 4), "Other", id=ROUGH.id)
+    again(project).write("1", [stranger], source="somebody", mode="add")
+    put(project)
+    assert {a.name for a in there(project) if a.geometry.equals(ROUGH.geometry)} == {ROUGH.name}
+    assert {a.id for a in there(project)} >= {BETTER.id, stranger.id}
+
+
 def test_an_object_of_old_files_without_ids_does_not_give_way() -> None:
     tree = Hierarchy(load(TRIANGLE))
     for obj in tree:

@@ -65,6 +65,15 @@ def test_a_click_in_a_wide_view_is_looked_at_closely(answering) -> None:
     assert max(iou(c.mask, truth(array, (400, 100, 40))) for c in found) > 0.75
 
 
+def test_every_window_holds_all_clicks_that_belong(answering) -> None:
+    view = answering.encode(picture(512, 512))
+    prompt = Prompt([(200, 250), (400, 250), (10, 10)], [1, 1, 0]).within(512, 512)
+    windows = view._windows(prompt)
+    assert len(windows) == 2
+    for left, top, side in windows:
+        assert all(left < x < left + side and top < y < top + side for x, y in prompt.points[:2])
+
+
 def test_a_box_and_a_rough_outline_do_too(answering) -> None:
     array = picture(200, 260, (120, 60, 50))
     view, meant = answering.encode(array), truth(array, (120, 60, 50))

@@ -86,9 +86,29 @@ def test_of_an_outline_that_goes_on_beyond_the_region_that_part_stays(refiner: R
         expected = shapely.make_valid(mask).intersection(shapely.box(0, 0, 400, 400))
         region = shapely.box(100, 200, 200, 280)
         beyond = expected.difference(region)
-        assert found.geometry.difference(region).symmetric_difference(beyond).area < 1e-6
+        assert found.geometry.difference(region).symmetric_difference(beyond).area < 1e-3
         assert found.geometry.contains(shapely.Point(180, 260))
         assert found.geometry.is_valid
+
+
+def test_what_lies_beyond_is_kept_though_nothing_is_left_in_the_region(refiner: Refiner) -> None:
+    (found,) = refiner.predict(points=[(105, 240)], labels=[0], mask=shapely.box(20, 235, 108, 245))
+    assert found.geometry.equals(shapely.box(20, 235, 100, 245))
+
+
+def test_an_outline_is_one_piece_wherever_the_region_ends(stamps: Stamps) -> None:
+    refiner, rng = Refiner(stamps), np.random.default_rng(0)
+    for x, y, side in rng.uniform([80, 80, 60], [130, 130, 90], (200, 3)):
+        refiner.set_region(SLIDE, Box(x, y, side, side))
+        (found,) = refiner.predict(mask=shapely.box(50, 50, 300, 300))
+        assert found.geometry.geom_type == "Polygon"
+
+
+def test_a_mask_that_is_not_finite_is_refused(refiner: Refiner) -> None:
+    with np.errstate(invalid="ignore"):
+        odd = shapely.from_wkt("LINESTRING (0 0, nan 1)")
+    with pytest.raises(PromptError, match="finite"):
+        refiner.predict(mask=odd)
 
 
 def test_clicks_add_up_and_can_be_undone(refiner: Refiner, stamps: Stamps) -> None:
