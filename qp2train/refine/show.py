@@ -63,7 +63,7 @@ def before_and_after(slide: Slide, refined: Sequence[Annotation], *, most: int =
     """
     chosen = [refined[i * len(refined) // most] for i in range(most)] if len(refined) > most else list(refined)
     rows, columns = max(1, math.ceil(len(chosen) / columns)), max(1, min(columns, len(chosen)))
-    figure = Figure(figsize=(2.6 * columns, 2.8 * rows))
+    figure = Figure(figsize=(2.6 * columns, 2.9 * rows + 0.3), layout="constrained")
     cells = np.asarray(figure.subplots(rows, columns, squeeze=False)).ravel()
     for axes in cells:
         axes.set_axis_off()
@@ -79,16 +79,21 @@ def before_and_after(slide: Slide, refined: Sequence[Annotation], *, most: int =
         axes.add_patch(PathPatch(_path(annotation.geometry), fc="none", ec=OUTLINE, lw=1.6))
         axes.set_xlim(view.x, view.right)
         axes.set_ylim(view.bottom, view.y)
-        said = annotation.class_name or "object"
-        axes.set_title(f"{said}, {annotation.measurements[PREDICTED_IOU]:.2f}", fontsize=8, parse_math=False)
+        axes.set_title(_title(annotation, ", "), fontsize=8, parse_math=False)
     left_out = f"; {len(chosen)} of {len(refined)} are shown" if len(chosen) < len(refined) else ""
     figure.suptitle(
         f"{slide.name}: before (dashed: outline orange, box blue) and after (yellow), predicted IoU{left_out}",
         fontsize=9,
         parse_math=False,
     )
-    figure.tight_layout()
     return figure
+
+
+def _title(annotation: Annotation, before_iou: str) -> str:
+    """Its class, and how well it may fit; what was gone along in closer views does not say."""
+    said = annotation.class_name or "object"
+    iou = annotation.measurements.get(PREDICTED_IOU)
+    return said if iou is None else f"{said}{before_iou}{iou:.2f}"
 
 
 def _draw(axes: Any, refiner: Refiner) -> None:
@@ -99,9 +104,7 @@ def _draw(axes: Any, refiner: Refiner) -> None:
     if last.found:
         best = last.found[0]
         axes.add_patch(PathPatch(_path(best.geometry), fc="none", ec=OUTLINE, lw=2))
-        axes.set_title(
-            f"{best.class_name or 'object'}, predicted IoU {best.measurements[PREDICTED_IOU]:.2f}", parse_math=False
-        )
+        axes.set_title(_title(best, ", predicted IoU "), parse_math=False)
     elif last.points or last.box is not None:
         axes.set_title("nothing was found", parse_math=False)
     else:

@@ -36,6 +36,14 @@ def test_it_shows_the_region_in_slide_coordinates_with_clicks_box_and_outline(re
     assert axes.get_title().startswith("Gland, predicted IoU 0.")
 
 
+def test_what_was_gone_along_in_closer_views_is_shown_without_a_predicted_iou(refiner: Refiner) -> None:
+    refiner.predict(points=[(140, 80)], class_name="Gland")
+    slide = ArraySlide(np.full((200, 300, 3), PINK, np.uint8), mpp=1.0)
+    (axes,) = show.before_and_after(slide, refiner.closer(scale=0.5)).axes
+    assert axes.get_title() == "Gland"
+    assert refiner.show().axes[0].get_title() == "Gland"
+
+
 def test_before_the_first_click_it_invites_one_and_a_picture_stays_a_picture(refiner: Refiner) -> None:
     figure = refiner.show()
     assert type(figure) is Figure
