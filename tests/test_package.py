@@ -53,3 +53,8 @@ def test_importing_takes_less_than_a_third_of_a_second():
         )
         times.append(time.perf_counter() - start)
     assert min(times) < 0.3
+
+
+def test_the_package_runs_as_the_command_does():
+    said = subprocess.check_output([sys.executable, "-m", "qp2train", "--help"], text=True)
+    assert "refine" in said

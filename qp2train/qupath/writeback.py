@@ -44,7 +44,7 @@ class Removal:
     """What `remove_objects` did.
 
     Ids and forms taken out; ids kept, with the fingerprint they were written with; ids of a human's objects put back;
-    those that got another id, since something else has theirs now, by the id that they had.
+    the ids of those that came back with another, since something else has theirs now.
     """
 
     removed: list[str] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Removal:
     edited: dict[str, str] = field(default_factory=dict)
     moved_up: int = 0
     restored: set[str] = field(default_factory=set)
-    renamed: dict[str, PathObject] = field(default_factory=dict)
+    renamed: set[str] = field(default_factory=set)
 
 
 def write_objects(
@@ -201,7 +201,7 @@ def remove_objects(
             kept += heirs
             result.moved_up += 0 if id(obj.node) in gone or replaced is not None else len(heirs)
         tree.set_below(obj, kept)
-    result.renamed = back.renamed
+    result.renamed = set(back.renamed)
     return result
 
 

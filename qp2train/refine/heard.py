@@ -1,4 +1,4 @@
-"""heard: what a network thinks of a view, held to the clicks: each of them has an effect."""
+"""heard: what a network thinks of a view, held to the clicks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEAST = 0.1
 def heard(share: Share, points: Sequence[tuple[float, float]], labels: Sequence[int]) -> Share:
     """Where a click says otherwise, what is round it and looks alike to the network belongs, or does not.
 
-    It takes nothing that is nearer to a click that says the opposite.
+    It takes nothing that is nearer to a click that says the opposite; of two on one pixel none counts.
 
     Args:
         share: (H, W) how likely each pixel belongs to the object, 0–1; from `THRESHOLD` on it does.
